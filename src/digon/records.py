@@ -1,0 +1,195 @@
+"""The records that leave the library, and their way to JSON and back.
+
+Every number in a report is a `Measurement`: a value with its interval, its sample and its method. Records are frozen
+dataclasses; pydantic checks them when they are read. A missing number is NaN here and `null` in JSON.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from .errors import CorruptError
+
+
+def _null_to_nan(value: object) -> object:
+    return math.nan if value is None else value
+
+
+def _nan_to_null(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+Number = Annotated[float, BeforeValidator(_null_to_nan), PlainSerializer(_nan_to_null, when_used="json")]
+"""A float whose NaN is `null` in JSON."""
+
+_STRICT = ConfigDict(extra="forbid")
+
+Verdict = Literal["for", "against", "silent", "not applicable"]
+Cause = Literal["no features", "monosemantic", "rotated", "superposition", "nonlinear", "lookup"]
+CAUSES: tuple[Cause, ...] = ("no features", "monosemantic", "rotated", "superposition", "nonlinear", "lookup")
+Stratum = Literal["top", "quantile", "random", "near miss"]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Measurement:
+    """One number with its uncertainty and its provenance."""
+
+    name: str
+    """Identifier of the quantity, as in `docs/terms.md`."""
+    value: Number
+    low: Number = math.nan
+    """Lower end of the interval; NaN where nothing was sampled or no interval exists."""
+    high: Number = math.nan
+    n: int = 0
+    """Size of the sample behind the value."""
+    unit: str = ""
+    """Unit of the value, empty for pure numbers."""
+    method: str = ""
+    """How value and interval were obtained."""
+    seed: int | None = None
+    source: str = ""
+    """Paper or derivation behind the method."""
+    null: Number = math.nan
+    """What the same method reads where there is nothing to find."""
+    p: Number = math.nan
+    """Share of null draws at least as extreme (with the +1 correction)."""
+
+    def __str__(self) -> str:
+        text = f"{self.value:.3g}"
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            text += f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{text} {self.unit}".rstrip()
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Check:
+    """One numbered test of one claim about a site: does the data speak for it, against it, or not at all?"""
+
+    id: str
+    """Stable number, such as `P02`."""
+    title: str
+    claim: str
+    """The claim that `for` and `against` refer to."""
+    verdict: Verdict
+    sentence: str
+    """What was seen, in one sentence with its numbers."""
+    statistic: Measurement | None = None
+    threshold: Number = math.nan
+    excludes: tuple[Cause, ...] = ()
+    """Causes that this outcome speaks against."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Diagnosis:
+    """Why the units of one site are polysemantic: a *set* of causes that the evidence leaves standing."""
+
+    site: str
+    causes: tuple[Cause, ...]
+    undecided: bool
+    """True when more than one cause is left."""
+    sentence: str
+    next_experiment: str
+    """The experiment that would split what is left; empty when nothing is left to split."""
+    access: str
+    """What the checks were given: A = activations; A+ = and the identity of the inputs; and so on."""
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Excerpt:
+    """A stretch of one document with the activation of one unit on every token."""
+
+    document: str
+    """Document identifier: the hash of its text."""
+    start: int
+    """Position of the first token in the document."""
+    tokens: tuple[str, ...]
+    activations: tuple[Number, ...]
+    stratum: Stratum
+    split: str = ""
+    simulated: dict[str, tuple[Number, ...]] | None = None
+    """Explainer name → simulated activation of every token."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Score:
+    """How well simulated activations correlate with real ones on documents the explanation has not seen."""
+
+    top_and_random: Measurement
+    random_only: Measurement
+    baseline: Measurement
+    """The top-and-random score of other units' explanations on this unit."""
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Explanation:
+    """What an explainer says of a unit, at what cost in bits, and how well it predicts."""
+
+    explainer: str
+    text: str
+    bits: Number
+    """Description length of the explanation."""
+    score: Score | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Histogram:
+    """Counts of activation values between consecutive edges (`len(edges) == len(counts) + 1`)."""
+
+    edges: tuple[Number, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Neighbor:
+    """A unit that points the same way, with its cosine."""
+
+    unit: str
+    cosine: Number
+
+
+@dataclass(frozen=True, config=_STRICT)
+class UnitCard:
+    """Everything that is known about one unit."""
+
+    unit: str
+    """Address, such as `minilm/layers.3.mlp.act#412`."""
+    site: str
+    index: int
+    kind: Literal["neuron", "latent", "direction"]
+    measurements: tuple[Measurement, ...]
+    histogram: Histogram | None = None
+    exemplars: tuple[Excerpt, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
+    checks: tuple[Check, ...] = ()
+    neighbors: tuple[Neighbor, ...] = ()
+
+
+def to_json(record: Any, *, indent: int | None = None) -> str:
+    """Strict JSON of a record or a list of records.
+
+    >>> to_json(Measurement(name="l0", value=3.5))[:40]
+    '{"name":"l0","value":3.5,"low":null,"hig'
+    """
+    kind = record.__class__
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    return adapter.dump_json(record, indent=indent).decode()
+
+
+def from_json(kind: Any, text: str | bytes) -> Any:
+    """Read a record of type `kind`, such as `Measurement` or `list[UnitCard]`.
+
+    Raises: CorruptError if the text is not such a record.
+    """
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        raise CorruptError(
+            f"this is not a {getattr(kind, '__name__', kind)}: {error.errors()[0]['msg']}",
+            expected="JSON as written by digon",
+            hint="delete the file and run the command again; it redoes only what is missing",
+        ) from None

@@ -1,0 +1,1 @@
+"""Everything that is kept: atomic files, activation shards and run folders."""

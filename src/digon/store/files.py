@@ -1,0 +1,66 @@
+"""How a file comes to be: whole or not at all.
+
+Every write goes to a temporary neighbor, is flushed to the disk and then renamed over the target, so that a reader or
+a restart after a kill sees the old file or the new one, never half of one. A disk that refuses is a `StorageError`.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import PathError, StorageError
+
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
+
+    Raises: StorageError if the disk refuses; PathError if a folder on the way is a file.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+            raise PathError(f"cannot write {path}: {error.strerror}", expected="a path in a folder") from None
+        if error.errno in _REFUSED:
+            raise StorageError(
+                f"cannot write {path}: {error.strerror}",
+                expected="room and permission to write",
+                hint="free some space or choose another --out, then run the same command: it resumes",
+            ) from None
+        raise
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically. Raises: StorageError."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file atomically. Raises: StorageError."""
+    write_bytes(path, text.encode())
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
