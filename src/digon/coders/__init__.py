@@ -1,0 +1,1 @@
+"""Coders: activations to codes and back through a dictionary (neuron basis, random, PCA, ICA, sparse autoencoder)."""
