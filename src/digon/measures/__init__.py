@@ -1,0 +1,11 @@
+"""Pure mathematics of activations, codes and dictionaries: tensors in, tensors out."""
+
+from .basis import residual_dependence as residual_dependence
+from .basis import rotation_test as rotation_test
+from .basis import token_kurtosis as token_kurtosis
+from .clusters import exemplar_clusters as exemplar_clusters
+from .dimension import participation_ratio as participation_ratio
+from .selectivity import context_free_ceiling as context_free_ceiling
+from .selectivity import density as density
+from .sparsity import fvu as fvu
+from .sparsity import l0 as l0

@@ -112,6 +112,16 @@ class Run:
             db.register("columns", table)
             db.execute(f"copy (select * from columns) to {_quoted(temporary)} (format parquet, compression zstd)")
 
+    def read_table(self, name: str) -> dict[str, np.ndarray]:
+        """All columns of `<name>.parquet`; a missing number is NaN.
+
+        Raises: PathError if it is missing; CorruptError if it is damaged.
+        """
+        path = self.path / f"{name}.parquet"
+        if not path.is_file():
+            raise PathError(f"the run {self.path} has no {path.name}", hint="run its command again: it resumes")
+        return self.query(f"from read_parquet({_quoted(path)})")
+
     def query(self, sql: str) -> dict[str, np.ndarray]:
         """Answer SQL over the run's tables; a missing number is NaN.
 

@@ -1,0 +1,1 @@
+"""Named experiments: the audit, the demo, and what they share."""

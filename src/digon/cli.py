@@ -1,0 +1,218 @@
+"""The command line: one function per verb, imported when it is called, with no logic of its own.
+
+`digon VERB --help` teaches the verb. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tyro.conf import Positional
+
+from . import __version__
+from .errors import DigonError
+
+
+def demo(out: Positional[Path] = Path("runs/demo"), *, seed: int = 0, tokens: int = 150_000) -> dict[str, Any]:
+    """Train a small transformer on the text that every Python carries, audit it, build the page.
+
+    Takes a few minutes on two cores. A second call reuses everything that is done.
+
+    Args:
+        out: folder of the run.
+        seed: seed of everything random.
+        tokens: how many tokens to look at.
+    """
+    from .studies.demo import run_demo
+
+    return run_demo(out, seed=seed, tokens=tokens)
+
+
+def audit(
+    model: Positional[str],
+    *,
+    data: Path | None = None,
+    site: str | None = None,
+    out: Path | None = None,
+    tokens: int | None = None,
+    decode_site: str | None = None,
+    cards: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    config: Path | None = None,
+) -> dict[str, Any]:
+    """How polysemantic are a network's units, what is the evidence why, what do they respond to?
+
+    Harvests activations, measures every unit, runs the checks, decodes one site with a sparse autoencoder, explains
+    units without a language model, and builds a page. Killed at any moment, the same command goes on where it was.
+
+    Args:
+        model: a folder (transformers or tinylm), an installed package that carries a model, or a hub name.
+        data: text: a file, a folder, .jsonl or .parquet; default: the source and documentation of Python itself.
+        site: glob over sites, such as 'layers.*.mlp.act' (the default) or 'layers.3.resid'.
+        out: folder of the run; default runs/<model>.
+        tokens: how many tokens to look at (default 200,000).
+        decode_site: site for the sparse autoencoder; default: the middle one; 'none' to skip.
+        cards: units per site that get a full card (default 32).
+        seed: seed of everything random (default 0).
+        device: cpu, cuda, cuda:1, mps.
+        config: TOML with settings of an audit; the flags above override it.
+    """
+    from .studies.audit import audit_from_flags
+
+    flags = {
+        "model": model,
+        "data": data and str(data),
+        "sites": site,
+        "tokens": tokens,
+        "decode_site": decode_site,
+        "cards": cards,
+        "seed": seed,
+        "device": device,
+    }
+    return audit_from_flags({k: v for k, v in flags.items() if v is not None}, out=out, config=config)
+
+
+def harvest(
+    model: Positional[str],
+    *,
+    data: Path | None = None,
+    site: str = "layers.*.mlp.act",
+    out: Path,
+    tokens: int = 200_000,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Write the activations of some sites to disk as checked, resumable shards.
+
+    Args:
+        model: a folder, an installed package that carries a model, or a hub name.
+        data: text: a file, a folder, .jsonl or .parquet; default: Python's own source and documentation.
+        site: glob over sites.
+        out: folder for the shards.
+        tokens: how many tokens.
+        seed: seed of the order of contexts.
+        device: cpu, cuda, cuda:1, mps.
+    """
+    from .studies.steps import harvest_to
+
+    return harvest_to(out, model=model, data=data, site=site, tokens=tokens, seed=seed, device=device)
+
+
+def decode(
+    run: Positional[Path],
+    *,
+    site: str,
+    latents: int | None = None,
+    l0: int = 32,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Train a sparse autoencoder on harvested activations and write it in SAELens' layout.
+
+    Args:
+        run: a run folder or a folder of harvested shards.
+        site: which of its sites to decode.
+        latents: dictionary size; default four times the width of the site.
+        l0: active latents per token.
+        steps: training steps of 4,096 tokens each; default: as `digon audit`.
+        seed: seed of initialization and order.
+        device: cpu, cuda, cuda:1, mps.
+    """
+    from .studies.steps import decode_run
+
+    return decode_run(run, site=site, latents=latents, l0=l0, steps=steps, seed=seed, device=device)
+
+
+def runs(folder: Positional[Path] = Path("runs")) -> dict[str, Any]:
+    """List the runs in a folder: what they looked at, how far they got.
+
+    Args:
+        folder: where to look.
+    """
+    from .page.terminal import list_folder
+
+    return list_folder(folder)
+
+
+def page(run: Positional[Path], *, out: Path | None = None) -> dict[str, Any]:
+    """Build the page of a run again: one HTML file that opens from disk. Needs no torch.
+
+    Args:
+        run: the run folder.
+        out: where to write it; default page.html in the run folder.
+    """
+    from .page.build import build
+
+    path = build(run, out)
+    return {"page": str(path), "next": f"open {path} in a browser"}
+
+
+VERBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "demo": demo,
+    "audit": audit,
+    "harvest": harvest,
+    "decode": decode,
+    "runs": runs,
+    "page": page,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    verb, rest = _parse_verb([word for word in given if word != "--json"])
+    try:
+        result = tyro.cli(VERBS[verb], args=rest, prog=f"digon {verb}")
+    except DigonError as error:
+        return _fail(error, as_json)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+    _print(result, as_json)
+    return 0
+
+
+def _parse_verb(given: list[str]) -> tuple[str, list[str]]:
+    lines = [f"  {name:<8} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items()]
+    parser = argparse.ArgumentParser(
+        prog="digon",
+        description="Polysemanticity and superposition in neural networks: measure, diagnose, decode, explain.",
+        epilog="verbs:\n"
+        + "\n".join(lines)
+        + "\n\n`digon VERB --help` teaches a verb; --json makes any verb print one JSON object."
+        + "\nStart with `digon demo`.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"digon {__version__}")
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=" | ".join(VERBS))
+    parsed = parser.parse_args(given[:1] or ["--help"])
+    return parsed.verb, given[1:]
+
+
+def _fail(error: DigonError, as_json: bool) -> int:
+    if as_json:
+        fields = {"error": error.problem, "expected": error.expected, "hint": error.hint}
+        print(json.dumps(fields), file=sys.stderr)
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    from .page.terminal import show
+
+    show(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

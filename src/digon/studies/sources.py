@@ -1,0 +1,115 @@
+"""Units from two origins behind one face: neurons of a harvested site and latents of a coder trained on it.
+
+Whatever is measured, drawn or explained about a unit sees only a `Source`, so neurons and latents are compared on
+equal terms.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..coders.base import Coder
+from ..store import weights
+from ..store.shards import ActivationStore
+
+
+class Source(Protocol):
+    """Units of one site over all harvested rows."""
+
+    @property
+    def site(self) -> str:
+        """Where the units live."""
+        ...
+
+    @property
+    def kind(self) -> Literal["neuron", "latent"]:
+        """What they are."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """How many there are."""
+        ...
+
+    def columns(self, start: int, stop: int) -> Float[Tensor, "n units"]:
+        """Activations of a range of units on all rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The coordinates of a harvested site."""
+
+    store: ActivationStore
+    site: str
+    kind: Literal["neuron", "latent"] = "neuron"
+
+    @property
+    def width(self) -> int:
+        """Number of neurons."""
+        return self.store.sites[self.site]
+
+    def columns(self, start: int, stop: int) -> Float[Tensor, "n units"]:
+        """Activations of a range of neurons on all rows."""
+        return self.store.columns(self.site, start, stop)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The dimensions of a coder, kept column by column and without zeros: as large as the codes that are active."""
+
+    site: str
+    rows: Int[Tensor, " nnz"]
+    """Row of every active code, latent after latent."""
+    values: Float[Tensor, " nnz"]
+    starts: Int[Tensor, " bounds"]
+    """Where each latent begins in `rows` and `values`; one more at the end."""
+    n_rows: int
+    atoms: Float[Tensor, "k d"]
+    kind: Literal["neuron", "latent"] = "latent"
+
+    @property
+    def width(self) -> int:
+        """Number of latents."""
+        return len(self.starts) - 1
+
+    def columns(self, start: int, stop: int) -> Float[Tensor, "n units"]:
+        """Codes of a range of latents on all rows."""
+        first, last = int(self.starts[start]), int(self.starts[stop])
+        counts = self.starts[start + 1 : stop + 1] - self.starts[start:stop]
+        column = torch.arange(stop - start).repeat_interleave(counts)
+        out = torch.zeros(self.n_rows, stop - start)
+        out[self.rows[first:last].long(), column] = self.values[first:last]
+        return out
+
+    @classmethod
+    def encode(cls, coder: Coder, store: ActivationStore, site: str, device: str, size: int = 8192) -> "Latents":
+        """Run a coder over all rows of a site."""
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        width, done = len(coder.dictionary), 0
+        for batch in store.batches(site, size):
+            codes = coder.encode(batch.to(device))
+            row, slot = (codes.values != 0).nonzero(as_tuple=True)
+            latent = slot if codes.indices is None else codes.indices[row, slot].long()
+            parts.append((latent.cpu(), (row + done).cpu(), codes.values[row, slot].cpu()))
+            done += len(batch)
+        latent, rows, values = (torch.cat(column) for column in zip(*parts, strict=True))
+        order = torch.argsort(latent, stable=True)
+        starts = torch.cat([latent.new_zeros(1), torch.bincount(latent, minlength=width).cumsum(0)])
+        atoms = coder.dictionary.atoms.cpu()
+        return cls(f"{site}.sae", rows[order].int(), values[order], starts, done, atoms)
+
+    def save(self, path: Path) -> None:
+        """Keep the codes for the stages that come later."""
+        tensors = {"rows": self.rows, "values": self.values, "starts": self.starts, "atoms": self.atoms}
+        weights.write_tensors(path, tensors, {"site": self.site})
+
+    @classmethod
+    def load(cls, path: Path, site: str, n_rows: int) -> "Latents":
+        """Read what `save` wrote. Raises: CorruptError if the file is damaged."""
+        tensors = weights.read_tensors(path)
+        return cls(site, tensors["rows"], tensors["values"], tensors["starts"], n_rows, tensors["atoms"])

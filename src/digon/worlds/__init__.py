@@ -1,0 +1,1 @@
+"""Activations whose cause is known: the truth that every estimator is checked against."""
