@@ -116,7 +116,7 @@ class Host:
         digest = hashlib.blake2b(repr(module).encode(), digest_size=16)
         for key, tensor in module.state_dict().items():
             digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.ndim else b"")
+            digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         read = forward or (lambda token_ids, mask: module(token_ids))
         device = parameter.device if parameter is not None else torch.device("cpu")
         module.eval()

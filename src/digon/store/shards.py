@@ -128,17 +128,8 @@ class ShardWriter:
         contents = {f"rows/{number}": {name: t.to(torch.int32) for name, t in rows.items()}}
         for site, tensor in values.items():
             assert tensor.shape == (len(tokens), plan.sites[site]), f"{site}: {tuple(tensor.shape)}"
-            stored = tensor.to(DTYPES[plan.dtype])
-            exact = stored.double()
-            contents[f"sites/{site}/{number}"] = {
-                "values": stored,
-                "sum": exact.sum(0),
-                "square_sum": exact.square_().sum(0),
-            }
-        sums: dict[str, str] = {}
-        for name, tensors in contents.items():
-            weights.write_tensors(self.root / name, tensors)
-            sums[name] = files.sha256(self.root / name)
+            contents[f"sites/{site}/{number}"] = _with_moments(tensor.to(DTYPES[plan.dtype]))
+        sums = {name: weights.write_tensors(self.root / name, tensors) for name, tensors in contents.items()}
         shard = _Shard(len(tokens), document_ids, sums)
         self._commit(shards=[*self._manifest.shards, shard], cursor=cursor)
 
@@ -150,6 +141,16 @@ class ShardWriter:
     def _commit(self, **changes: object) -> None:
         self._manifest = dataclasses.replace(self._manifest, **changes)  # type: ignore[arg-type]
         files.write_text(self.root / "manifest.json", json.dumps(dataclasses.asdict(self._manifest), indent=1) + "\n")
+
+
+def _with_moments(values: Float[Tensor, "n d"]) -> dict[str, Tensor]:
+    """Stored values with their sums in float64, taken in blocks that stay in cache."""
+    exact = torch.zeros(2, values.shape[1], dtype=torch.float64, device=values.device)
+    for block in values.split(512):
+        rows = block.double()
+        exact[0] += rows.sum(0)
+        exact[1] += rows.square_().sum(0)
+    return {"values": values, "sum": exact[0], "square_sum": exact[1]}
 
 
 def _difference(old: HarvestPlan, new: HarvestPlan) -> str:

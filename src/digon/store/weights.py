@@ -1,5 +1,6 @@
 """Named tensors on disk: safetensors, written atomically, read through memory maps, never a pickle."""
 
+import hashlib
 from pathlib import Path
 
 import safetensors
@@ -10,10 +11,12 @@ from ..errors import CorruptError, PathError
 from . import files
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file atomically. Raises: StorageError."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+    """Write a safetensors file atomically and return its SHA-256. Raises: StorageError."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    files.write_bytes(path, safetensors.torch.save(contiguous, metadata))
+    data = safetensors.torch.save(contiguous, metadata)
+    files.write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

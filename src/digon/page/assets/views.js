@@ -1,0 +1,97 @@
+// The other views: overview, map, dictionary, checks, run facts.
+const HEADINGS = { polysemanticity: "How polysemantic?", cause: "Why?", dictionary: "Which features?", explanation: "What do units respond to?", model: "The model" };
+
+function overview(state, main) {
+  for (const [about, heading] of Object.entries(HEADINGS)) {
+    const found = DATA.overview.sentences.filter((s) => s.about === about);
+    if (found.length) main.append(el("h2", {}, heading), el("div", { class: "panel" }, found.map((s) => el("p", { class: "lead" }, s.text))));
+  }
+  main.append(el("div", { class: "panel not" }, el("strong", {}, "What this does not show. "),
+    "A unit with several kinds of context is polysemantic; that alone says nothing about superposition. A unit that is not flagged may still mix many faint meanings. ",
+    "Everything here is about this text: features that it does not contain cannot show."));
+  main.append(el("h2", {}, "Numbers by site"));
+  for (const site of SITES) main.append(el("h3", {}, site), measurements(DATA.measurements.filter((m) => m.site === site)));
+  main.append(el("h2", {}, "Words"), el("dl", { class: "facts" }, Object.entries(TERMS).map(([k, v]) => [el("dt", {}, k.replaceAll("_", " ")), el("dd", {}, v)])));
+}
+
+const AXES = ["eta2", "kurtosis", "density", "mean", "cluster_z", "senses", "rho", "index"];
+
+function mapView(state, main) {
+  const site = state.site || SITES[0], x = state.x || "eta2", y = state.y || "cluster_z";
+  const select = (name, value, options) => el("label", {}, `${name} `, el("select", { onchange: (e) => go({ [name]: e.target.value }) },
+    options.map((o) => el("option", { value: o, selected: o === value }, o.replace("eta2", "η²").replaceAll("_", " ")))));
+  const shown = UNITS.filter((u) => u.site === site && u[x] !== null && u[y] !== null);
+  const picture = el("div", { class: "plot", role: "img", "aria-label": `units of ${site}: ${y} over ${x}` });
+  const list = el("ul", { class: "units", id: "brushed", "aria-label": "units" });
+  const count = el("p", { class: "soft" });
+  main.append(el("h2", {}, "Map of units"), el("p", { class: "soft" }, "Drag over the map to list units; click one to open it; ↑ ↓ walk the list. Filled: has a card."),
+    el("div", { class: "controls" }, select("site", site, SITES), select("x", x, AXES), select("y", y, AXES)),
+    el("div", { class: "columns" }, picture, el("div", {}, count, list)));
+  const fill = (units) => {
+    count.textContent = `${units.length} units${units.length > 300 ? ", the first 300 listed" : ""}`;
+    list.replaceChildren(...units.slice(0, 300).map((u) => el("li", {}, unitLink(u.unit, `${u.unit}${u.has_card ? " ●" : ""}`))));
+  };
+  fill([...shown].sort((a, b) => Number(b.has_card) - Number(a.has_card)));
+  list.addEventListener("keydown", walk);
+  const traces = [["one kind of context", false, "--soft", "circle"], ["several kinds of context", true, "--accent", "diamond"]].map(([name, flag, color, symbol]) => {
+    const part = shown.filter((u) => Boolean(u.polysemantic) === flag);
+    return { type: "scatter", mode: "markers", name, x: part.map((u) => u[x]), y: part.map((u) => u[y]), customdata: part.map((u) => u.unit), hovertemplate: "%{customdata}<extra></extra>",
+      marker: { color: cssColor(color), symbol: part.map((u) => (u.has_card ? symbol : `${symbol}-open`)), size: 7 } };
+  });
+  plot(picture, traces, { dragmode: "select", legend: { orientation: "h", y: 1.08 }, xaxis: { title: { text: x.replace("eta2", "η²") } }, yaxis: { title: { text: y.replace("eta2", "η²") } } }).then(() => {
+    picture.on("plotly_selected", (event) => fill(event ? event.points.map((p) => BY_NAME.get(p.customdata)) : shown));
+    picture.on("plotly_click", (event) => go({ view: "unit", unit: event.points[0].customdata }));
+  });
+}
+
+function walk(event) {
+  const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!by) return;
+  event.preventDefault();
+  const links = [...event.currentTarget.querySelectorAll("a")];
+  const next = links[links.indexOf(document.activeElement) + by];
+  if (next) next.focus();
+}
+
+function dictionary(state, main) {
+  const latents = UNITS.filter((u) => u.kind === "latent").sort((a, b) => b.density - a.density);
+  main.append(el("h2", {}, "Dictionary"));
+  if (!latents.length) return main.append(el("p", {}, "No site of this run was decoded."));
+  const picture = el("div", { class: "plot small", role: "img", "aria-label": "density of latents, sorted" });
+  const dead = latents.filter((u) => u.density === 0).length, dense = latents.filter((u) => u.density > 0.1).length;
+  main.append(el("p", {}, `${latents.length} latents: ${dead} dead, ${dense} dense (on more than a tenth of the tokens).`), picture);
+  const alive = latents.filter((u) => u.density > 0);
+  plot(picture, [{ type: "scatter", mode: "lines", x: alive.map((_, i) => i + 1), y: alive.map((u) => u.density), line: { color: cssColor("--accent") } }],
+    { xaxis: { title: { text: "latent, by density" } }, yaxis: { type: "log", title: { text: "density" } } });
+  const carded = latents.filter((u) => u.has_card);
+  main.append(el("h3", {}, "Latents with a card"), table(["latent", term("density"), term("eta2"), term("kurtosis"), term("rho", "best ρ"), "nearest latent", "explanation"], carded.map((u) => {
+    const card = DATA.cards[u.unit], near = card.neighbors[0], text = card.explanations.length ? card.explanations[card.explanations.length - 1].text : "";
+    return [unitLink(u.unit, `#${u.index}`), number(u.density), number(u.eta2), number(u.kurtosis), number(u.rho), near ? unitLink(near.unit, `${near.unit.slice(near.unit.indexOf("#"))} ${number(near.cosine)}`) : "–", el("small", {}, visible(text.slice(0, 160)))];
+  })));
+}
+
+function checksTable(checks) {
+  return table(["check", "outcome", "what was seen", "statistic", "threshold"], checks.map((c) => [`${c.id} ${c.title}`,
+    el("span", { class: `badge ${c.verdict.replace(" ", "-")}` }, c.verdict), [c.sentence, el("br"), el("small", {}, `claim: ${c.claim}`, c.excludes.length ? `; speaks against: ${c.excludes.join(", ")}` : "")],
+    c.statistic ? interval(c.statistic) : "–", number(c.threshold)]));
+}
+
+function checksView(state, main) {
+  main.append(el("h2", {}, "Why? Checks and verdicts"), el("p", { class: "soft" }, "A cause stands unless a check speaks against it. Silent: the check saw nothing, which proves nothing unless it says so."));
+  for (const d of DATA.diagnoses) {
+    main.append(el("div", { class: "panel" }, el("h3", {}, d.site, " ", el("span", { class: "badge" }, d.undecided ? "undecided" : d.causes[0])), el("p", {}, d.sentence),
+      d.next_experiment ? el("p", {}, el("strong", {}, "What would decide: "), d.next_experiment, ".") : null, checksTable(d.checks)));
+  }
+}
+
+function factsView(state, main) {
+  main.append(el("h2", {}, "This run"));
+  const show = (value) => Array.isArray(value) ? el("ul", {}, value.map((v) => el("li", {}, el("code", {}, v))))
+    : value !== null && typeof value === "object" ? el("dl", { class: "facts" }, Object.entries(value).map(([k, v]) => [el("dt", {}, k), el("dd", {}, show(v))])) : String(value);
+  for (const [name, value] of Object.entries(DATA.facts)) if (name !== "title") main.append(el("h3", {}, name), el("div", { class: "panel" }, show(value)));
+}
+
+function searchView(state, main) {
+  const found = find(state.q);
+  main.append(el("h2", {}, `${found.length} units match “${state.q}”`), el("ul", { class: "units", id: "found" }, found.slice(0, 300).map((u) => el("li", {}, unitLink(u.unit, `${u.unit}${u.has_card ? " ●" : ""}`)))));
+}

@@ -1,0 +1,92 @@
+"""From a run folder to one HTML file that opens from disk and makes no request.
+
+Everything is inlined: data as JSON in which no character can end a script, plotly.js once, our styles and scripts. The
+page's own policy forbids every request. Text of the corpus reaches the document as text nodes only.
+"""
+
+import json
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from .. import __version__
+from ..records import Diagnosis, UnitCard, to_json
+from ..store import files
+from ..store.runs import Run
+
+SCRIPTS = ("dom.js", "state.js", "tokens.js", "card.js", "views.js", "main.js")
+DIGITS = 4
+
+
+def build(run_path: Path, out: Path | None = None) -> Path:
+    """Write the page of a run, by default `page.html` in its folder.
+
+    Raises: PathError if there is no run or it is not finished; CorruptError if a file of it is damaged.
+    """
+    run = Run.open(run_path)
+    path = out or run_path / "page.html"
+    files.write_text(path, render(collect(run)))
+    return path
+
+
+def collect(run: Run) -> dict[str, Any]:
+    """All that the page shows, as plain values."""
+    facts = run.read_json("facts", dict[str, Any])
+    units = run.read_table("units")
+    sites = list(dict.fromkeys(units["site"].tolist()))
+    cards = [card for site in sites for card in run.read_json(f"cards/{site}", list[UnitCard])]
+    return {
+        "facts": facts,
+        "overview": run.read_json("overview", dict[str, Any]),
+        "measurements": _rows(run.read_table("measurements")),
+        "units": {name: _plain(column) for name, column in units.items()},
+        "diagnoses": json.loads(to_json(run.read_json("diagnoses", list[Diagnosis]))),
+        "cards": {card["unit"]: card for card in json.loads(to_json(cards))},
+    }
+
+
+def render(data: dict[str, Any]) -> str:
+    """The HTML for collected data."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(_asset("templates/page.html.j2"))
+    return template.render(
+        title=data["facts"].get("title", "digon"),
+        version=__version__,
+        data=embeddable(data),
+        style=_asset("assets/style.css"),
+        script="\n".join(_asset(f"assets/{name}") for name in SCRIPTS),
+        plotly=_plotly(),
+    )
+
+
+def embeddable(data: Any) -> str:
+    """Strict JSON that is safe inside a script element: no character in it can open or close markup.
+
+    >>> embeddable("</script>")
+    '"\\\\u003c/script\\\\u003e"'
+    """
+    text = json.dumps(data, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _plotly() -> str:
+    return resources.files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _plain(column: np.ndarray) -> list[Any]:
+    if column.dtype.kind != "f":
+        return column.tolist()
+    return [float(f"{v:.{DIGITS}g}") if math.isfinite(v) else None for v in column.tolist()]
+
+
+def _rows(table: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    columns = {name: _plain(column) for name, column in table.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
