@@ -29,7 +29,7 @@ def demo(out: Positional[Path] = Path("runs/demo"), *, seed: int = 0, tokens: in
     """
     from .studies.demo import run_demo
 
-    return run_demo(out, seed=seed, tokens=tokens)
+    return _with_page(run_demo(out, seed=seed, tokens=tokens))
 
 
 def audit(
@@ -74,7 +74,7 @@ def audit(
         "seed": seed,
         "device": device,
     }
-    return audit_from_flags({k: v for k, v in flags.items() if v is not None}, out=out, config=config)
+    return _with_page(audit_from_flags({k: v for k, v in flags.items() if v is not None}, out=out, config=config))
 
 
 def harvest(
@@ -151,6 +151,13 @@ def page(run: Positional[Path], *, out: Path | None = None) -> dict[str, Any]:
 
     path = build(run, out)
     return {"page": str(path), "next": f"open {path} in a browser"}
+
+
+def _with_page(result: dict[str, Any]) -> dict[str, Any]:
+    from .page.build import build
+
+    path = build(Path(result["run"])).resolve()
+    return {**result, "page": str(path), "next": f"open {path.as_uri()} in a browser, or list runs with `digon runs`"}
 
 
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {

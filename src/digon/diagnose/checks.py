@@ -25,6 +25,8 @@ MAX_UNITS = 256
 ROWS_PER_UNIT = 50
 """Rows that P03 needs for every unit of the site."""
 MIN_DOCUMENTS = 20
+BASIS_Z = 6.0
+"""Heavy-tailed rotated worlds reach 4 by chance: their rotations vary little."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,13 @@ def privileged_basis(evidence: Evidence) -> Check:
         source="after Elhage et al. 2023", null=0.0, p=test.p,
     )  # fmt: skip
     numbers = f"{test.z:.1f} standard deviations above random rotations (p = {test.p:.3f})"
-    if test.p <= 0.05 and test.z > 3:
+    if test.p <= 0.05 and test.z > BASIS_Z:
         sentence = (
             f"Tails along the units' axes lie {numbers}: the axes are special, as a non-linearity alone can make them."
         )
-        return Check(id, title, claim, "for", sentence, statistic, 3.0, ("no features",))
+        return Check(id, title, claim, "for", sentence, statistic, BASIS_Z, ("no features",))
     sentence = f"Tails along the units' axes lie {numbers}: the axes are no better than any others."
-    return Check(id, title, claim, "silent", sentence, statistic, 3.0, ("monosemantic",))
+    return Check(id, title, claim, "silent", sentence, statistic, BASIS_Z, ("monosemantic",))
 
 
 def independent_features(evidence: Evidence) -> Check:

@@ -62,7 +62,7 @@ class Contexts:
         """Keys of all rows; the start of a run counts as a token of its own.
 
         >>> Contexts.of(torch.tensor([3, 4]), torch.zeros(2).long(), torch.tensor([0, 1]), 10).keys[1].tolist()
-        [3, 48]
+        [3, 44]
         """
         assert vocabulary**ORDERS < 2**62, f"{vocabulary} tokens are too many for 64-bit keys"
         keys = [tokens]
@@ -193,12 +193,14 @@ class NGrams:
         seen = fit | select
         known, truth = contexts.take(seen), values[seen]
         rest = _finite_mean(truth)
+        # differences below 1/32 of the range are not worth telling apart, however certain
+        resolution = (float(truth.max() - truth.min()) / 32) ** 2 + 1e-12
         current = torch.full_like(truth, rest)
         levels: list[Level] = []
         for order, keys in enumerate(known.keys, 1):
             patterns, means, counts = _means(keys, truth, current)
             shorter = torch.zeros_like(means).scatter_(0, torch.searchsorted(patterns, keys), current)
-            noise = float((truth - current).square().mean()) + 1e-12
+            noise = max(float((truth - current).square().mean()), resolution)
             saved = counts * (means - shorter).square() / (2 * noise * math.log(2))
             pays = saved > VALUE_BITS + order * math.log2(contexts.vocabulary)
             level = Level(patterns[pays], means[pays])

@@ -189,7 +189,7 @@ def _explanations(site: str, cards: list[UnitCard], seed: int) -> list[str]:
         rho = quantile("rho", np.array([s.top_and_random.value for s in scores]), seed)
         other = quantile("baseline", np.array([s.baseline.value for s in scores]), seed)
         lines.append(
-            f"{site}: over {rho.n} units with a card, the {name} predicts with median score ρ = {rho} on top and random "
+            f"{site}: over {rho.n} units with a card, the {name} explanation predicts with median score ρ = {rho} on top and random "
             f"excerpts of unseen documents; another unit's explanation reaches {other}."
         )
     return lines

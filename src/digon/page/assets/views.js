@@ -33,12 +33,12 @@ function mapView(state, main) {
   };
   fill([...shown].sort((a, b) => Number(b.has_card) - Number(a.has_card)));
   list.addEventListener("keydown", walk);
-  const traces = [["one kind of context", false, "--soft", "circle"], ["several kinds of context", true, "--accent", "diamond"]].map(([name, flag, color, symbol]) => {
+  const traces = [["not flagged", false, "--soft", "circle"], ["several kinds of context", true, "--accent", "diamond"]].map(([name, flag, color, symbol]) => {
     const part = shown.filter((u) => Boolean(u.polysemantic) === flag);
     return { type: "scatter", mode: "markers", name, x: part.map((u) => u[x]), y: part.map((u) => u[y]), customdata: part.map((u) => u.unit), hovertemplate: "%{customdata}<extra></extra>",
       marker: { color: cssColor(color), symbol: part.map((u) => (u.has_card ? symbol : `${symbol}-open`)), size: 7 } };
   });
-  plot(picture, traces, { dragmode: "select", legend: { orientation: "h", y: 1.08 }, xaxis: { title: { text: x.replace("eta2", "η²") } }, yaxis: { title: { text: y.replace("eta2", "η²") } } }).then(() => {
+  plot(picture, traces, { dragmode: "select", legend: { orientation: "h", y: 1.08 }, xaxis: { title: { text: x.replace("eta2", "η²").replaceAll("_", " ") } }, yaxis: { title: { text: y.replace("eta2", "η²").replaceAll("_", " ") } } }).then(() => {
     picture.on("plotly_selected", (event) => fill(event ? event.points.map((p) => BY_NAME.get(p.customdata)) : shown));
     picture.on("plotly_click", (event) => go({ view: "unit", unit: event.points[0].customdata }));
   });
