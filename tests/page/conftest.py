@@ -10,7 +10,15 @@ from digon.store.runs import Run
 from digon.studies.settings import AuditConfig
 
 EVIL = "<script>window.pwned=1</script>"
-BROWSER_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+BROWSER_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def card(site, index, kind):

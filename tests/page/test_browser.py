@@ -1,6 +1,5 @@
 import pytest
-
-expect = pytest.importorskip("playwright.sync_api").expect
+from playwright.sync_api import expect
 
 from digon.page.build import build
 

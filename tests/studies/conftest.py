@@ -7,7 +7,25 @@ import pytest
 from digon.hosts.tinylm import TinyLMConfig
 from digon.hosts.tinylm_train import LMTrainConfig, train
 
-WORDS = ["import", "os", "sys", "path", "def", "class", "return", "self", "value", "<script>alert(1)</script>", "if", "else", "for", "in", "not", "None", "True"]
+WORDS = [
+    "import",
+    "os",
+    "sys",
+    "path",
+    "def",
+    "class",
+    "return",
+    "self",
+    "value",
+    "<script>alert(1)</script>",
+    "if",
+    "else",
+    "for",
+    "in",
+    "not",
+    "None",
+    "True",
+]
 
 
 def text(number: int) -> str:

@@ -85,6 +85,7 @@ def run_audit(config: AuditConfig, out: Path, say: Say | None = None) -> dict[st
     say = say or _to_stderr
     host = load_host(config.model, device=config.device)
     chosen = [site.name for site in host.sites(config.sites)]
+    site_to_decode = decoded_site(config, chosen)
     corpus = read_corpus(Path(config.data)) if config.data else python_corpus()
     audit = Audit(Run.create(out, config), config, host, corpus, say)
     started = time.perf_counter()
@@ -97,7 +98,7 @@ def run_audit(config: AuditConfig, out: Path, say: Say | None = None) -> dict[st
         with audit.stage(f"diagnose {source.site}", f"run the checks on {source.site}") as needed:
             if needed:
                 diagnosis.diagnose_site(audit.run, source, store, config.seed)
-    latents = _decode(audit, store, chosen)
+    latents = _decode(audit, store, site_to_decode)
     for source in [*neurons, *latents]:
         with audit.stage(f"explain {source.site}", f"explain units of {source.site}") as needed:
             if needed:
@@ -135,9 +136,8 @@ def decoded_site(config: AuditConfig, chosen: list[str]) -> str | None:
     return site
 
 
-def _decode(audit: Audit, store: ActivationStore, chosen: list[str]) -> list[sources.Latents]:
+def _decode(audit: Audit, store: ActivationStore, site: str | None) -> list[sources.Latents]:
     config = audit.config
-    site = decoded_site(config, chosen)
     if site is None:
         return []
     folder = audit.run.path / "sae" / site

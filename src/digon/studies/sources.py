@@ -6,7 +6,7 @@ equal terms.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from ..store import weights
 from ..store.shards import ActivationStore
 
 
+@runtime_checkable
 class Source(Protocol):
     """Units of one site over all harvested rows."""
 
