@@ -78,7 +78,7 @@ def _plotly() -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files("digon.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def _plain(column: np.ndarray) -> list[Any]:

@@ -18,8 +18,10 @@ _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
+
+    Without `flush` the file survives a kill but maybe not a power cut: for files that a checksum guards.
 
     Raises: StorageError if the disk refuses; PathError if a folder on the way is a file.
     """
@@ -30,8 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
+        if flush:
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
@@ -49,9 +52,9 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, flush: bool = True) -> None:
     """Write a file atomically. Raises: StorageError."""
-    with replacing(path) as temporary:
+    with replacing(path, flush=flush) as temporary:
         temporary.write_bytes(data)
 
 

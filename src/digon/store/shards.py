@@ -129,7 +129,9 @@ class ShardWriter:
         for site, tensor in values.items():
             assert tensor.shape == (len(tokens), plan.sites[site]), f"{site}: {tuple(tensor.shape)}"
             contents[f"sites/{site}/{number}"] = _with_moments(tensor.to(DTYPES[plan.dtype]))
-        sums = {name: weights.write_tensors(self.root / name, tensors) for name, tensors in contents.items()}
+        sums = {
+            name: weights.write_tensors(self.root / name, tensors, flush=False) for name, tensors in contents.items()
+        }
         shard = _Shard(len(tokens), document_ids, sums)
         self._commit(shards=[*self._manifest.shards, shard], cursor=cursor)
 
@@ -144,12 +146,12 @@ class ShardWriter:
 
 
 def _with_moments(values: Float[Tensor, "n d"]) -> dict[str, Tensor]:
-    """Stored values with their sums in float64, taken in blocks that stay in cache."""
+    """Stored values with their sums: float32 within blocks that stay in cache, float64 over the blocks."""
     exact = torch.zeros(2, values.shape[1], dtype=torch.float64, device=values.device)
     for block in values.split(512):
-        rows = block.double()
+        rows = block.float()
         exact[0] += rows.sum(0)
-        exact[1] += rows.square_().sum(0)
+        exact[1] += rows.square().sum(0)
     return {"values": values, "sum": exact[0], "square_sum": exact[1]}
 
 

@@ -11,11 +11,13 @@ from ..errors import CorruptError, PathError
 from . import files
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, *, flush: bool = True
+) -> str:
     """Write a safetensors file atomically and return its SHA-256. Raises: StorageError."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(contiguous, metadata)
-    files.write_bytes(path, data)
+    files.write_bytes(path, data, flush=flush)
     return hashlib.sha256(data).hexdigest()
 
 
