@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from .. import __version__
 from ..coders.base import Totals
+from ..hosts import tinylm, tinylm_train
 from ..hosts.corpus import Corpus
 from ..hosts.load import Host
 from ..records import Diagnosis, Measurement, UnitCard
@@ -68,7 +69,7 @@ def write(
         measured[source.site] += run.read_json(extra, list[Measurement])
     _write_measurements(run, measured)
     run.write_json("diagnoses", diagnoses)
-    sentences = _sentences(units, measured, diagnoses, cards, config.seed)
+    sentences = [*_sentences(units, measured, diagnoses, cards, config.seed), *_training(Path(config.model))]
     run.write_json("overview", {"sentences": sentences})
     run.write_json("facts", _facts(config, host, corpus, store, neurons, run))
 
@@ -154,6 +155,18 @@ def _sentences(
     for source, _ in found:
         sentences += [{"about": "explanation", "text": t} for t in _explanations(source.site, cards[source.site], seed)]
     return sentences
+
+
+def _training(model: Path) -> list[dict[str, str]]:
+    """How well a tinylm predicts text that it was not trained on, beside what counting tokens reaches."""
+    if not (model / tinylm.RECORD).is_file():
+        return []
+    found = {m.name: m for m in tinylm_train.report(model)}
+    text = (
+        f"On held-out documents the network needs {found['tinylm_bits_per_byte']} bits per byte; counting tokens needs "
+        f"{found['unigram_bits_per_byte']}, counting pairs {found['bigram_bits_per_byte']}."
+    )
+    return [{"about": "model", "text": text}]
 
 
 def _percent(m: Measurement) -> str:

@@ -1,0 +1,36 @@
+"""What the documents say is true: the code in them runs, the terms they define are the ones in use."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_python_in_the_readme_runs(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert abs(float(capsys.readouterr().out.split()[0])) < 6
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    tree = (ROOT / "README.md").read_text().split("src/digon/\n")[1].split("```")[0]
+    listed = set(re.findall(r"^  (\w+(?:\.py|/))", tree, re.MULTILINE))
+    found = {p.name + ("/" if p.is_dir() else "") for p in (ROOT / "src/digon").iterdir() if not p.name.startswith("_")}
+    assert listed == found
+
+
+def test_every_local_link_leads_somewhere():
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_makefile_and_ci_hold_the_promised_commands():
+    makefile = (ROOT / "Makefile").read_text()
+    for command in ("demo", "test", "check", "bench", "clean"):
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+    script = (ROOT / ".ci/run").read_text()
+    assert "make check" in script
+    assert "make test" in script
