@@ -45,6 +45,16 @@ def test_empty_and_missing_folders(tmp_path, capsys):
     assert main(["runs", str(tmp_path / "none")]) == 2
 
 
+def test_demo_takes_out_as_the_makefile_gives_it(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(
+        "digon.studies.demo.run_demo", lambda out, **rest: asked.update(out=out, **rest) or {"run": str(out)}
+    )
+    monkeypatch.setattr("digon.page.build.build", lambda run, out=None: run / "page.html")
+    assert main(["demo", "--out", str(tmp_path), "--json"]) == 0
+    assert asked == {"out": tmp_path, "seed": 0, "tokens": 150_000}
+
+
 def test_module_entry_point():
     done = subprocess.run([sys.executable, "-m", "digon.cli", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("digon 0.")

@@ -17,7 +17,7 @@ from . import __version__
 from .errors import DigonError
 
 
-def demo(out: Positional[Path] = Path("runs/demo"), *, seed: int = 0, tokens: int = 150_000) -> dict[str, Any]:
+def demo(out: Path = Path("runs/demo"), *, seed: int = 0, tokens: int = 150_000) -> dict[str, Any]:
     """Train a small transformer on the text that every Python carries, audit it, build the page.
 
     Takes a few minutes on two cores. A second call reuses everything that is done.

@@ -76,11 +76,12 @@ def test_brushing_the_map_fills_the_list(opened):
     tab = opened("#view=map&y=kurtosis")
     tab.wait_for_selector(".plot .nsewdrag")
     assert tab.locator("#brushed a").count() == 6
+    tab.wait_for_timeout(800)  # the plot settles its margins after it first appears
     box = tab.locator(".plot .nsewdrag").first.bounding_box()
-    tab.mouse.move(box["x"] + 2, box["y"] + 2)
+    tab.mouse.move(box["x"] + 30, box["y"] + 30)  # plotly's corners are handles of the axes
     tab.mouse.down()
     for step in range(1, 11):  # at the pace of a hand: plotly thins faster moves
-        tab.mouse.move(box["x"] + step * box["width"] / 20, box["y"] + step * (box["height"] - 2) / 10)
+        tab.mouse.move(box["x"] + 30 + step * box["width"] / 20, box["y"] + step * (box["height"] - 2) / 10)
         tab.wait_for_timeout(40)
     tab.mouse.up()
     expect(tab.locator("#brushed a")).not_to_have_count(6)

@@ -127,23 +127,24 @@ def test_harvest_verb(tmp_path, tiny, texts, capsys):
 
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path, audited, tiny, texts, settings_file):
     """SIGKILL, restart, and so on; `DIGON_KILLS=20` for the long version."""
-    out = tmp_path / "killed"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = [sys.executable, "-m", "digon.cli", *command(tiny, texts, settings_file, out)]
+    undisturbed = {k: v for k, v in contents(audited).items() if not k.startswith("sae/layers.0.mlp.act.32")}
     moments = random.Random(0)
-    killed = 0
-    while killed < KILLS:
+    killed, number, finished = 0, 0, True
+    while killed < KILLS or not finished:
+        out = tmp_path / f"killed{number}"
+        run = [sys.executable, "-m", "digon.cli", *command(tiny, texts, settings_file, out)]
         with subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
                 # torch needs seconds to start; the kill should fall into the work
-                process.wait(moments.uniform(2.5, 7))
-                break
+                process.wait(moments.uniform(2.5, 7) if killed < KILLS else None)
+                finished = True
+                assert process.returncode == 0
+                assert contents(out) == undisturbed
+                number += 1
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
-                killed += 1
-    subprocess.run(run, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    undisturbed = {k: v for k, v in contents(audited).items() if not k.startswith("sae/layers.0.mlp.act.32")}
-    assert contents(out) == undisturbed
+                killed, finished = killed + 1, False
 
 
 @pytest.mark.parametrize(
