@@ -90,3 +90,67 @@ def test_token_means_by_hand():
     assert means[0].item() == 2
     assert means[1].isnan()
     assert means[2].item() == 5
+
+
+def ceiling_by_loops(values, token, owner):
+    """The same estimator, token by token and pair of documents by pair."""
+    covered = [t for t in token.unique() if len(owner[token == t].unique()) > 1]
+    keep = torch.isin(token, torch.stack(covered))
+    x, token, owner = values[keep].double(), token[keep], owner[keep]
+    n, conditional = len(x), 0.0
+    for t in covered:
+        members = token == t
+        different = owner[members][:, None] != owner[members][None]
+        conditional += members.sum() * torch.outer(x[members], x[members])[different].mean()
+    mean = x.mean()
+    residual = torch.stack([(x[owner == o] - mean).sum() for o in owner.unique()])
+    of_mean = residual.square().sum() / n**2 * len(residual) / (len(residual) - 1)
+    square = mean**2 - of_mean
+    return (conditional / n - square) / (x.square().mean() - square)
+
+
+def test_ceiling_and_its_jackknife_match_plain_loops():
+    g = rng.stream(0, "loops")
+    owner = torch.randint(12, (300,), generator=g).sort().values
+    token = torch.randint(60, (300,), generator=g)
+    x = torch.randn(60, generator=g)[token] + torch.randn(12, generator=g)[owner] + torch.randn(300, generator=g)
+    x = x - x.mean()
+    index = s._Index.of(token, owner, 4, rng.stream(1, "loops"))
+    whole, left_out = s._chunk(x[:, None], index)
+    assert float(whole) == pytest.approx(float(ceiling_by_loops(x, token, owner)), abs=1e-5)
+    frequent = torch.randint(5, (300,), generator=g)  # tokens that stay covered whichever group is left out
+    index = s._Index.of(frequent, owner, 4, rng.stream(1, "loops"))
+    whole, left_out = s._chunk(x[:, None], index)
+    for group in range(4):
+        rows = index.group_of_document[owner] != group
+        expected = ceiling_by_loops(x[rows], frequent[rows], owner[rows])
+        assert float(left_out[group, 0]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_ceiling_of_shuffled_tokens_is_zero_within_its_interval():
+    values, token, owner = token_world(2, documents=100)
+    token = token[torch.randperm(len(token), generator=rng.stream(0, "shuffle"))]
+    whole, left_out = s._chunk(values, s._Index.of(token, owner, 20, rng.stream(0, "groups")))
+    low, high = s.stats.jackknife_interval(whole, left_out)
+    assert (low < 0).all()
+    assert (high > 0).all()
+    assert whole.abs().max() < 0.01
+
+
+def test_jackknife_interval_of_the_ceiling_covers():
+    covered = 0
+    for seed in range(60):
+        values, token, owner = token_world(100 + seed, documents=120, rows=30, vocabulary=40)
+        found = s.context_free_ceiling(values[:, :1], token, owner, rng.stream(seed, "cover"))
+        covered += bool(found.low <= 1 / 3 <= found.high)
+    assert 0.88 <= covered / 60 <= 1
+
+
+def test_tiny_and_constant_units():
+    values, token, owner = token_world(3, documents=60)
+    tiny = s.context_free_ceiling(values * 1e-8, token, owner, rng.stream(0, "tiny"))
+    usual = s.context_free_ceiling(values, token, owner, rng.stream(0, "tiny"))
+    torch.testing.assert_close(tiny.value, usual.value, atol=1e-5, rtol=0)
+    constant = torch.full((len(token), 1), 0.1)
+    assert s.kurtosis_of(s.power_sums(constant, owner, 60).sum(0)).isnan().all()
+    assert s.context_free_ceiling(constant, token, owner, rng.stream(0, "k")).value.isnan().all()

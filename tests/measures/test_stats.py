@@ -83,3 +83,19 @@ def test_false_discoveries_stay_below_the_level(seed):
     rejected = stats.benjamini_hochberg(torch.cat([null, real]))
     assert rejected[900:].all()
     assert float(rejected[:900].sum() / rejected.sum()) < 0.12
+
+
+def test_sums_of_batches_are_the_sums_of_all():
+    x = torch.rand(2000, 3, generator=rng.stream(0, "batches"))
+    owner = torch.randint(40, (2000,), generator=rng.stream(1, "batches"))
+    expected = torch.zeros(40, 3, dtype=torch.float64).index_add_(0, owner, x.double())
+    torch.testing.assert_close(stats.document_sums(x, owner, 40), expected, rtol=1e-6, atol=0)
+    running = stats.document_sums(x[:700], owner[:700], 40)
+    stats.document_sums(x[700:], owner[700:], 40, into=running)
+    torch.testing.assert_close(running, expected, rtol=1e-6, atol=0)
+
+
+def test_a_measurement_keeps_its_provenance():
+    found = stats.to_measurement("fvu", torch.tensor(0.25), None, 9, method="rows", null=1.0)
+    assert (found.value, found.n, found.method, found.null) == (0.25, 9, "rows", 1.0)
+    assert math.isnan(found.low)

@@ -1,7 +1,11 @@
 """What does a unit respond to? Exemplars, explanations that simulate it, and honest scores for them."""
 
+from .exemplars import Contexts as Contexts
 from .exemplars import Excerpts as Excerpts
 from .explainers import LookUp as LookUp
 from .explainers import NGrams as NGrams
+from .scorers import explain_unit as explain_unit
+from .scorers import explain_units as explain_units
+from .scorers import population as population
 from .scorers import score as score
 from .splits import split_of as split_of

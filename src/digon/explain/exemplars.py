@@ -1,10 +1,11 @@
 """Where does a unit fire? Excerpts of up to 64 tokens, and the strata they are shown in.
 
-    top         largest activations
+    top         largest activations, two excerpts of every split
     quantile    excerpts at lower quantiles of their maxima: a unit's weak activations often mean something else
     random      drawn uniformly
-    near miss   excerpts with the token that fires the unit most, on which it stays quiet
+    near miss   excerpts with a token on which the unit fires elsewhere, while it stays quiet in all of the excerpt
 
+Firing and quiet are shares of the way from the unit's mean to its peak, so no choice depends on its scale or offset.
 An excerpt never crosses documents or gaps. Within a stratum every excerpt comes from another document.
 
 Source: strata after Bills et al. 2023 (top and random) and percentile sampling of PRISM 2025.
@@ -12,6 +13,7 @@ Source: strata after Bills et al. 2023 (top and random) and percentile sampling 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,7 +23,23 @@ from .. import records
 from .splits import NAMES, split_of
 
 LENGTH = 64
+ORDERS = 3
+"""Longest pattern of tokens that an explanation may use."""
 QUANTILES = (0.99, 0.95, 0.9, 0.75)
+TOP_PER_SPLIT, RANDOM, NEAR = 2, 4, 3
+LOUD, QUIET = 0.5, 0.1
+"""Where firing begins and quiet ends, between mean (0) and peak (1)."""
+
+
+def begins(documents: Int[Tensor, " n"], positions: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Rows where a run of consecutive tokens begins: the document changes or a position is skipped.
+
+    >>> begins(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 5, 6])).tolist()
+    [True, False, True, True]
+    """
+    new = torch.ones_like(documents, dtype=torch.bool)
+    new[1:] = (documents[1:] != documents[:-1]) | (positions[1:] != positions[:-1] + 1)
+    return new
 
 
 @dataclass(frozen=True)
@@ -45,14 +63,13 @@ class Excerpts:
         length: int = LENGTH,
     ) -> "Excerpts":
         """Cut rows into excerpts wherever the document changes, a position is skipped, or `length` is reached."""
-        new_run = torch.ones(len(documents), dtype=torch.bool)
-        new_run[1:] = (documents[1:] != documents[:-1]) | (positions[1:] != positions[:-1] + 1)
-        row = torch.arange(len(documents))
+        new_run = begins(documents, positions)
+        row = torch.arange(len(documents), device=documents.device)
         run_start = row[new_run][new_run.cumsum(0) - 1]
         starts = row[(row - run_start) % length == 0]
-        lengths = torch.diff(starts, append=torch.tensor([len(documents)]))
+        lengths = torch.diff(starts, append=starts.new_tensor([len(documents)]))
         owners = documents[starts]
-        split = torch.tensor([NAMES.index(split_of(name, seed)) for name in document_ids], dtype=torch.long)
+        split = starts.new_tensor([NAMES.index(split_of(name, seed)) for name in document_ids])
         return cls(starts, lengths, owners, split[owners], document_ids)
 
     def __len__(self) -> int:
@@ -64,10 +81,16 @@ class Excerpts:
 
     def rows(self, excerpts: Int[Tensor, " m"]) -> Int[Tensor, " rows"]:
         """Rows of some excerpts, one after the other."""
-        return torch.cat([torch.arange(s, s + n) for s, n in zip(*self._bounds(excerpts), strict=True)])
+        lengths = self.lengths[excerpts]
+        before = lengths.cumsum(0) - lengths
+        return torch.arange(int(lengths.sum()), device=lengths.device) + (
+            self.starts[excerpts] - before
+        ).repeat_interleave(lengths)
 
-    def _bounds(self, excerpts: Int[Tensor, " m"]) -> tuple[list[int], list[int]]:
-        return self.starts[excerpts].tolist(), self.lengths[excerpts].tolist()
+    @cached_property
+    def seen(self) -> frozenset[str]:
+        """Documents that must not be scored: all that do not belong to the test split."""
+        return frozenset(self.document_ids[int(d)] for d in self.documents[~self.in_split("test")].unique().tolist())
 
     def in_split(self, name: str) -> Bool[Tensor, " excerpts"]:
         """Which excerpts belong to a split."""
@@ -87,19 +110,81 @@ class Excerpts:
                 kept.append(excerpt)
                 if len(kept) == count:
                     break
-        return torch.tensor(kept, dtype=torch.long)
+        return order.new_tensor(kept)
 
 
-def top(excerpts: Excerpts, maxima: Float[Tensor, " excerpts"], among: Bool[Tensor, " excerpts"], count: int) -> Tensor:
+@dataclass(frozen=True)
+class Contexts:
+    """What every row ends with: keys of its last one, two and three tokens within its run."""
+
+    keys: tuple[Int[Tensor, " n"], ...]
+    vocabulary: int
+
+    @classmethod
+    def of(
+        cls, tokens: Int[Tensor, " n"], documents: Int[Tensor, " n"], positions: Int[Tensor, " n"], vocabulary: int
+    ) -> "Contexts":
+        """Keys of all rows; the start of a run counts as a token of its own.
+
+        >>> Contexts.of(torch.tensor([3, 4]), torch.zeros(2).long(), torch.tensor([0, 1]), 10).keys[1].tolist()
+        [3, 44]
+        """
+        assert vocabulary**ORDERS < 2**62, f"{vocabulary} tokens are too many for 64-bit keys"
+        keys = [tokens]
+        linked = ~begins(documents, positions)
+        reach, scale = linked, vocabulary
+        for lag in range(1, ORDERS):
+            previous = torch.zeros_like(tokens)
+            previous[lag:] = tokens[:-lag] + 1
+            keys.append(keys[-1] + scale * torch.where(reach, previous, 0))
+            scale *= vocabulary + 1
+            shifted = torch.zeros_like(linked)
+            shifted[lag:] = linked[:-lag]
+            reach = reach & shifted
+        return cls(tuple(keys), vocabulary)
+
+    def take(self, rows: Tensor) -> "Contexts":
+        """Keys of some rows."""
+        return Contexts(tuple(key[rows] for key in self.keys), self.vocabulary)
+
+    def tokens_of(self, key: int, order: int) -> list[int]:
+        """Tokens behind a key of `order` tokens, first to last; −1 is the start of a run."""
+        tokens = [key % self.vocabulary]
+        key //= self.vocabulary
+        for _ in range(order - 1):
+            tokens.append(key % (self.vocabulary + 1) - 1)
+            key //= self.vocabulary + 1
+        return tokens[::-1]
+
+
+def top(
+    excerpts: Excerpts, maxima: Float[Tensor, " excerpts"], among: Bool[Tensor, " excerpts"], count: int
+) -> Int[Tensor, " m"]:
     """Excerpts with the largest maxima."""
     candidates = among.nonzero().squeeze(1)
     return excerpts.distinct(candidates[maxima[candidates].argsort(descending=True, stable=True)], count)
 
 
-def uniform(excerpts: Excerpts, among: Bool[Tensor, " excerpts"], count: int, generator: torch.Generator) -> Tensor:
+def uniform(
+    excerpts: Excerpts, among: Bool[Tensor, " excerpts"], count: int, generator: torch.Generator
+) -> Int[Tensor, " m"]:
     """Excerpts drawn uniformly."""
     candidates = among.nonzero().squeeze(1)
-    return excerpts.distinct(candidates[torch.randperm(len(candidates), generator=generator)], count)
+    order = torch.randperm(len(candidates), generator=generator, device=generator.device)
+    return excerpts.distinct(candidates[order.to(candidates.device)], count)
+
+
+def quantiles(excerpts: Excerpts, maxima: Float[Tensor, " excerpts"]) -> Int[Tensor, " m"]:
+    """The excerpt at each quantile of the maxima, or the nearest below it from a document not yet shown."""
+    order = maxima.argsort(stable=True)
+    kept: list[Tensor] = []
+    for q in QUANTILES:
+        below = order[: min(int(q * len(order)), len(order) - 1) + 1]
+        if kept:
+            below = below[~torch.isin(excerpts.documents[below], excerpts.documents[torch.stack(kept)])]
+        if len(below):
+            kept.append(below[-1])
+    return torch.stack(kept) if kept else order
 
 
 def near_misses(
@@ -108,13 +193,17 @@ def near_misses(
     tokens: Int[Tensor, " n"],
     maxima: Float[Tensor, " excerpts"],
     count: int,
-) -> Tensor:
-    """Excerpts with the token that fires the unit most, whose maximum stays below a tenth of the unit's."""
-    peak = values.argmax()
-    holds = torch.segment_reduce((tokens == tokens[peak]).float(), "max", lengths=excerpts.lengths) > 0
-    quiet = maxima < 0.1 * values[peak]
-    candidates = (holds & quiet).nonzero().squeeze(1)
-    return excerpts.distinct(candidates[maxima[candidates].argsort(stable=True)], count)
+) -> Int[Tensor, " m"]:
+    """Quiet excerpts with a token that fires the unit elsewhere; tokens that fire it most on average come first."""
+    mean, peak = values.double().mean(), values.double().max()
+    fires = values > mean + LOUD * (peak - mean)
+    names, index = tokens.unique(return_inverse=True)
+    average = values.new_zeros(len(names)).index_add_(0, index, values) / torch.bincount(index)
+    loud = torch.zeros_like(average).index_add_(0, index, fires.to(values.dtype)) > 0
+    promise = torch.where(loud, average, -torch.inf)[index]
+    best = torch.segment_reduce(promise, "max", lengths=excerpts.lengths)
+    candidates = (best.isfinite() & (maxima <= mean + QUIET * (peak - mean))).nonzero().squeeze(1)
+    return excerpts.distinct(candidates[best[candidates].argsort(descending=True, stable=True)], count)
 
 
 def strata(
@@ -124,16 +213,30 @@ def strata(
     maxima: Float[Tensor, " excerpts"],
     generator: torch.Generator,
 ) -> dict[records.Stratum, Int[Tensor, " m"]]:
-    """Excerpts of one unit by stratum, from all splits."""
-    everywhere = torch.ones(len(excerpts), dtype=torch.bool)
-    order = maxima.argsort(stable=True)
-    ranks = [min(int(q * len(order)), len(order) - 1) for q in QUANTILES]
+    """Excerpts of one unit by stratum; the top ones are taken within every split, then sorted."""
+    best = torch.cat([top(excerpts, maxima, excerpts.in_split(name), TOP_PER_SPLIT) for name in NAMES])
     return {
-        "top": top(excerpts, maxima, everywhere, 6),
-        "quantile": order[torch.tensor(ranks)],
-        "random": uniform(excerpts, everywhere, 4, generator),
-        "near miss": near_misses(excerpts, values, tokens, maxima, 3),
+        "top": best[maxima[best].argsort(descending=True, stable=True)],
+        "quantile": quantiles(excerpts, maxima),
+        "random": uniform(excerpts, torch.ones_like(excerpts.splits, dtype=torch.bool), RANDOM, generator),
+        "near miss": near_misses(excerpts, values, tokens, maxima, NEAR),
     }
+
+
+def exemplars(
+    excerpts: Excerpts,
+    data: tuple[Float[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]],
+    maxima: Float[Tensor, " excerpts"],
+    token_text: Callable[[int], str],
+    simulated: dict[str, Float[Tensor, " n"]],
+    generator: torch.Generator,
+) -> tuple[records.Excerpt, ...]:
+    """All exemplars of one unit as records, stratum by stratum; `data` and `simulated` as for `record`."""
+    return tuple(
+        record(excerpts, excerpt, stratum, data, token_text, simulated)
+        for stratum, members in strata(excerpts, data[0], data[1], maxima, generator).items()
+        for excerpt in members.tolist()
+    )
 
 
 def record(

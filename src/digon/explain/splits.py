@@ -5,12 +5,14 @@ text, so equal texts fall on the same side and no text is ever on two sides.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ..errors import RunError
 
 SPLITS = ("fit", "fit", "fit", "fit", "fit", "select", "select", "calibrate", "test", "test")
 NAMES = ("fit", "select", "calibrate", "test")
+SHOWN = 5
+"""Shared documents that the error names."""
 
 
 def split_of(document_id: str, seed: int = 0) -> str:
@@ -19,15 +21,16 @@ def split_of(document_id: str, seed: int = 0) -> str:
     return SPLITS[int.from_bytes(key, "big") % 10]
 
 
-def assert_disjoint(fitted: Iterable[str], scored: Iterable[str]) -> None:
+def assert_disjoint(fitted: Collection[str], scored: Iterable[str]) -> None:
     """Refuse to score on documents that an explanation has seen.
 
-    Raises: RunError that names a shared document.
+    Raises: RunError that names the shared documents.
     """
-    shared = set(fitted) & set(scored)
+    known = fitted if isinstance(fitted, frozenset) else frozenset(fitted)
+    shared = sorted(known.intersection(scored))
     if shared:
         raise RunError(
-            f"{len(shared)} documents are both explained and scored, such as {sorted(shared)[0]}",
+            f"{len(shared)} documents are both explained and scored, such as {', '.join(shared[:SHOWN])}",
             expected="disjoint documents",
             hint="assign splits with explain.splits.split_of",
         )

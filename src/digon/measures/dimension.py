@@ -44,8 +44,10 @@ def participation_interval(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
     """Participation ratio of rows with a jackknife interval over groups of documents."""
     group = stats.document_groups(int(documents.max()) + 1, groups, generator).to(values.device)[documents]
-    x = (values - values.mean(0)).double()
-    moments = [(len(part), part.sum(0), part.T @ part) for part in (x[group == g] for g in range(groups))]
+    x = values - values.mean(0)
+    # products of centered rows are safe in the precision of the values; the groups add up in float64
+    parts = (x[group == g] for g in range(groups))
+    moments = [(len(part), part.sum(0, dtype=torch.float64), (part.T @ part).double()) for part in parts]
     n = sum(rows for rows, _, _ in moments)
     total, square = torch.stack([s for _, s, _ in moments]).sum(0), torch.stack([q for _, _, q in moments]).sum(0)
 

@@ -9,8 +9,10 @@ default here multiplies activations of the same token in *different* documents,
 
     E_t[E[a|t]²] ≈ Σ_t p_t (S_t² − Σ_doc S²_{t,doc}) / (n_t² − Σ_doc n²_{t,doc})
 
-which has the right mean whatever happens within a document. Tokens of a single document cannot be judged; their share
-is reported as uncovered, and both Var(E[a|t]) and Var(a) are taken over the covered tokens.
+which has the right mean whatever happens within a document. The square of the overall mean, which both variances
+subtract, is corrected likewise: the estimated sampling variance of the mean, documents being the units, is taken off.
+Tokens of a single document cannot be judged; their share is reported as uncovered, and both Var(E[a|t]) and Var(a) are
+taken over the covered tokens.
 
 Sources: correlation ratio (Pearson 1905); ceiling of look-up explanations after Bills et al. 2023; the cross-document
 product is the unbiased U-statistic of a random-effects variance.
@@ -21,12 +23,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from . import stats
 
-CHUNK = 64
+CHUNK = 128
 """Units whose token tables are in memory at once."""
 
 
@@ -40,12 +43,28 @@ def power_sums(
 ) -> Float[Tensor, "docs k d"]:
     """Per document: rows, active rows, and sums of the first four powers about each unit's mean.
 
-    All statistics of `from_power_sums` follow from these, for any weighting of the documents.
+    Density, mean and kurtosis follow from these, for any weighting of the documents.
     """
-    centered = values.double() - values.double().mean(0)
-    square = centered.square()
-    columns = [torch.ones_like(centered), (values > threshold).double(), centered, square, square * centered, square**2]
-    return torch.stack([stats.document_sums(column, documents, count) for column in columns], 1)
+    center = center_of(values)
+    sums = torch.zeros(count, 6, values.shape[1], dtype=torch.float64, device=values.device)
+    sums[:, 0] = torch.bincount(documents, minlength=count).double()[:, None]
+    for part, owners in zip(values.split(stats.STRETCH), documents.split(stats.STRETCH), strict=True):
+        present, member = stats.membership(owners)
+        member = member.to(part.dtype)
+        x = part - center
+        square = x.square()
+        for k, column in enumerate([(part > threshold).to(x.dtype), x, square, square * x, square.square()], 1):
+            sums[:, k].index_add_(0, present, (member @ column).double())
+    return sums
+
+
+def center_of(values: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    """Mean of every unit, added up in float64 and rounded to the precision of the values.
+
+    Rounded, because a constant unit then centers to exactly 0 rather than to the noise of the arithmetic.
+    """
+    total = torch.stack([part.sum(0, dtype=torch.float64) for part in values.split(16_384)]).sum(0)
+    return (total / len(values)).to(values.dtype)
 
 
 def density_of(sums: Float[Tensor, "*b k d"]) -> Float[Tensor, "*b d"]:
@@ -109,68 +128,139 @@ def context_free_ceiling(
 
     Range: [0, 1]; shuffled tokens read 0. Source: see the module.
     """
-    kinds, token = tokens.unique(return_inverse=True)
-    pair_key, pair = (token * (int(documents.max()) + 1) + documents).unique(return_inverse=True)
-    document_of_pair = pair_key % (int(documents.max()) + 1)
-    token_of_pair = pair_key // (int(documents.max()) + 1)
-    group_of_document = stats.document_groups(int(documents.max()) + 1, groups, generator)
-    index = _Index(token_of_pair, group_of_document[document_of_pair.cpu()].to(tokens.device), pair, len(kinds), groups)
-    parts = [_chunk(values[:, i : i + CHUNK].double(), index) for i in range(0, values.shape[1], CHUNK)]
+    index = _Index.of(tokens, documents, groups, generator)
+    parts = [_chunk(values[:, i : i + CHUNK], index) for i in range(0, values.shape[1], CHUNK)]
     whole, left_out = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts], 1)
     low, high = stats.jackknife_interval(whole, left_out)
-    counts = torch.bincount(token_of_pair, minlength=len(kinds))
-    lonely = (counts[token] < 2).double().mean()
-    return Ceiling(whole.clamp(0, 1), low.clamp(0, 1), high.clamp(0, 1), float(lonely))
+    uncovered = 1 - float(index.token_rows[index.covered].sum() / len(values))
+    return Ceiling(whole.clamp(0, 1), low.clamp(0, 1), high.clamp(0, 1), uncovered)
 
 
 @dataclass(frozen=True)
 class _Index:
-    token_of_pair: Int[Tensor, " pairs"]
-    group_of_pair: Int[Tensor, " pairs"]
-    pair_of_row: Int[Tensor, " n"]
-    kinds: int
+    """Rows sorted by token, then group of documents, then document.
+
+    A pair is a token in a document, a slot a token in a group. Every level is a run of consecutive members of the level
+    below, so that all sums are sums over runs, and leaving out a group touches only that group's slots.
+    """
+
+    order: Int[Tensor, " n"]
+    rows_of_pair: Int[Tensor, " pairs"]
+    rows_of_slot: Int[Tensor, " slots"]
+    pairs_of_slot: Int[Tensor, " slots"]
+    slots_of_token: Int[Tensor, " v"]
+    document_of_pair: Int[Tensor, " pairs"]
+    group_of_slot: Int[Tensor, " slots"]
+    group_of_document: Int[Tensor, " docs"]
     groups: int
 
-    @cached_property
-    def order(self) -> Int[Tensor, " n"]:
-        """Rows sorted by pair."""
-        return self.pair_of_row.argsort(stable=True)
+    @classmethod
+    def of(
+        cls, tokens: Int[Tensor, " n"], documents: Int[Tensor, " n"], groups: int, generator: torch.Generator
+    ) -> "_Index":
+        count = int(documents.max()) + 1
+        group = stats.document_groups(count, groups, generator).to(documents.device)
+        key, order = ((tokens * groups + group[documents]) * count + documents).sort()
+        pair, rows_of_pair = key.unique_consecutive(return_counts=True)
+        slot, pairs_of_slot = (pair // count).unique_consecutive(return_counts=True)
+        rows_of_slot = (key // count).unique_consecutive(return_counts=True)[1]
+        slots_of_token = (slot // groups).unique_consecutive(return_counts=True)[1]
+        levels = (order, rows_of_pair, rows_of_slot, pairs_of_slot, slots_of_token)
+        return cls(*levels, pair % count, slot % groups, group, groups)
 
     @cached_property
-    def counts(self) -> Int[Tensor, " pairs"]:
-        """Rows of every pair."""
-        return torch.bincount(self.pair_of_row, minlength=len(self.token_of_pair))
+    def slot_rows(self) -> Float[Tensor, "slots 2"]:
+        """Rows of every slot, and the sum of the squared rows of its pairs."""
+        rows = self.rows_of_pair.double()[:, None]
+        return _runs(torch.cat([rows, rows.square()], 1), self.pairs_of_slot)
 
-    def pair_sums(self, sorted_rows: Float[Tensor, "n d"]) -> Float[Tensor, "pairs d"]:
-        """Sums of the rows of every pair; segments of sorted rows add up faster than scattered ones."""
-        return torch.segment_reduce(sorted_rows, "sum", lengths=self.counts, axis=0)
+    @cached_property
+    def token_counts(self) -> Float[Tensor, "v 2"]:
+        """The same of every token."""
+        return _runs(self.slot_rows, self.slots_of_token)
 
-    def by_group(self, per_pair: Float[Tensor, "pairs d"]) -> Float[Tensor, "groups v d"]:
-        """Sums over pairs per group of documents and token."""
-        slot = self.group_of_pair * self.kinds + self.token_of_pair
-        out = torch.zeros(self.groups * self.kinds, per_pair.shape[1], dtype=per_pair.dtype, device=per_pair.device)
-        return out.index_add_(0, slot, per_pair).view(self.groups, self.kinds, -1)
+    @property
+    def token_rows(self) -> Float[Tensor, " v"]:
+        """Rows of every token."""
+        return self.token_counts[:, 0]
+
+    @cached_property
+    def covered(self) -> Bool[Tensor, " v"]:
+        """Tokens that occur in more than one document."""
+        return self.token_counts[:, 0].square() > self.token_counts[:, 1] + 0.5
+
+    @cached_property
+    def token_of_slot(self) -> Int[Tensor, " slots"]:
+        """The run that every slot belongs to."""
+        return torch.arange(len(self.slots_of_token), device=self.order.device).repeat_interleave(self.slots_of_token)
+
+    @cached_property
+    def covered_pairs(self) -> tuple[Int[Tensor, " some"], Int[Tensor, " docs"], Float[Tensor, " docs"]]:
+        """Pairs of covered tokens sorted by document; how many each document has, and with how many rows."""
+        keep = self.covered[self.token_of_slot].repeat_interleave(self.pairs_of_slot)
+        pairs = keep.nonzero()[:, 0]
+        pairs = pairs[self.document_of_pair[pairs].argsort(stable=True)]
+        owners, count = self.document_of_pair[pairs], len(self.group_of_document)
+        rows = torch.bincount(owners, self.rows_of_pair[pairs].double(), minlength=count)
+        return pairs, torch.bincount(owners, minlength=count), rows
+
+    def by_group(self, per_slot: Float[Tensor, "slots d"]) -> Float[Tensor, "groups d"]:
+        """Sums over the slots of every group."""
+        order = self.group_of_slot.argsort(stable=True)
+        return _runs(per_slot, torch.bincount(self.group_of_slot, minlength=self.groups), order)
 
 
-def _chunk(x: Float[Tensor, "n d"], index: _Index) -> tuple[Float[Tensor, " d"], Float[Tensor, "groups d"]]:
-    x = x - x.mean(0)
-    x = x[index.order]
-    sums, squares = index.pair_sums(x), index.pair_sums(x.square())
-    count = index.counts.to(x.dtype)[:, None]
-    tables = [index.by_group(t) for t in (count, count.square(), sums, sums.square(), squares)]
-    whole = _ratio([t.sum(0) for t in tables])
-    left_out = torch.stack([_ratio([t.sum(0) - t[g] for t in tables]) for g in range(index.groups)])
-    return whole, left_out
+def _runs(
+    x: Float[Tensor, "n d"], lengths: Int[Tensor, " runs"], order: Tensor | None = None
+) -> Float[Tensor, "runs d"]:
+    """Sums over consecutive rows (of `order`)."""
+    order = torch.arange(len(x), device=x.device) if order is None else order
+    return F.embedding_bag(order, x, lengths.cumsum(0) - lengths, mode="sum")
 
 
-def _ratio(tables: list[Tensor]) -> Float[Tensor, " d"]:
-    n, n_square, s, s_square, square = tables
-    cross = n**2 - n_square
+def _chunk(values: Float[Tensor, "n d"], index: _Index) -> tuple[Float[Tensor, " d"], Float[Tensor, "groups d"]]:
+    """η² of some units, and what it is without each group."""
+    x = (values - center_of(values)).contiguous()
+    pair = _runs(x, index.rows_of_pair, index.order)
+    moments = [
+        _runs(pair, index.pairs_of_slot),
+        _runs(pair.square(), index.pairs_of_slot),
+        _runs(x.square(), index.rows_of_slot, index.order),
+    ]
+    whole = [_runs(m, index.slots_of_token) for m in moments]
+    per_token = _terms(index.token_counts, *whole)
+    of_slot = index.token_of_slot
+    rest = _terms(
+        index.token_counts[of_slot] - index.slot_rows, *(w[of_slot] - m for w, m in zip(whole, moments, strict=True))
+    )
+    total = torch.stack([term.sum(0, dtype=torch.float64) for term in per_token])
+    lost = torch.stack([index.by_group(t[of_slot] - r).double() for t, r in zip(per_token, rest, strict=True)], 1)
+    pairs, lengths, rows = index.covered_pairs
+    sums = _runs(pair, lengths, pairs).double()
+    rows = rows[:, None].expand_as(sums)
+    by_document = torch.stack([sums.square(), sums * rows, rows.square(), (rows > 0).double()], 1)
+    spread = torch.zeros(index.groups, *by_document.shape[1:], dtype=torch.float64, device=x.device)
+    spread.index_add_(0, index.group_of_document, by_document)
+    return _ratio(total, spread.sum(0)), _ratio(total - lost, spread.sum(0) - spread)
+
+
+def _terms(
+    counts: Float[Tensor, "t 2"], s: Float[Tensor, "t d"], s_square: Float[Tensor, "t d"], square: Float[Tensor, "t d"]
+) -> tuple[Float[Tensor, "t d"], ...]:
+    """Per token: rows, rows · E[a|t]², sum and sum of squares; 0 for tokens of a single document."""
+    cross = counts[:, :1].square() - counts[:, 1:]
     covered = cross > 0.5
-    weight = torch.where(covered, n, 0.0)
-    total = weight.sum()
-    conditional = torch.where(covered, (s**2 - s_square) / cross.clamp_min(1), 0.0)
-    mean = torch.where(covered, s, 0.0).sum(0) / total
-    between = (weight * conditional).sum(0) / total - mean**2
-    variance = torch.where(covered, square, 0.0).sum(0) / total - mean**2
-    return torch.where(variance > 1e-12, between / variance, math.nan)
+    n = torch.where(covered, counts[:, :1], 0.0).to(s.dtype)
+    share = torch.where(covered, counts[:, :1] / cross.clamp_min(1), 0.0).to(s.dtype)
+    kept = covered.to(s.dtype)
+    return n.expand_as(s), share * (s.square() - s_square), kept * s, kept * square
+
+
+def _ratio(total: Float[Tensor, "*b 4 d"], spread: Float[Tensor, "*b 4 d"]) -> Float[Tensor, "*b d"]:
+    n, conditional, s, square = total.unbind(-2)
+    sums, mixed, rows, documents = spread.unbind(-2)
+    mean = s / n
+    of_mean = (sums - 2 * mean * mixed + mean**2 * rows) / n**2 * documents / (documents - 1)
+    between = conditional / n - mean**2 + of_mean
+    variance = square / n - mean**2 + of_mean
+    return torch.where(variance > 1e-9 * square / n, between / variance, math.nan)

@@ -11,25 +11,51 @@ Benjamini & Hochberg 1995.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from scipy.stats import false_discovery_control, t
 from torch import Tensor
 
+from ..records import Measurement
+
+STRETCH = 512
+"""Rows that are added up in the precision of the values."""
 Statistic = Callable[[Tensor], Tensor]
 """From sums [... k units] to one number per unit [... units]."""
 
 
-def document_sums(values: Float[Tensor, "n d"], documents: Int[Tensor, " n"], count: int) -> Float[Tensor, "docs d"]:
-    """Sum of the rows of every document, in float64; `documents` numbers them from 0 to `count` − 1.
+def document_sums(
+    values: Float[Tensor, "n d"],
+    documents: Int[Tensor, " n"],
+    count: int,
+    into: Float[Tensor, "docs d"] | None = None,
+) -> Float[Tensor, "docs d"]:
+    """Sum of the rows of every document, numbered from 0 to `count` − 1; batches of rows add up through `into`.
+
+    Short stretches are added in the precision of the values, the stretches in float64.
 
     >>> document_sums(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 1, 1]), 2).squeeze(1)
     tensor([1., 6.], dtype=torch.float64)
     """
-    sums = torch.zeros(count, values.shape[1], dtype=torch.float64, device=values.device)
-    return sums.index_add_(0, documents, values.double())
+    if into is None:
+        into = torch.zeros(count, values.shape[1], dtype=torch.float64, device=values.device)
+    for part, owners in zip(values.split(STRETCH), documents.split(STRETCH), strict=True):
+        present, member = membership(owners)
+        into.index_add_(0, present, (member.to(part.dtype) @ part).double())
+    return into
+
+
+def membership(documents: Int[Tensor, " n"]) -> tuple[Int[Tensor, " present"], Float[Tensor, "present n"]]:
+    """Documents of some rows, and the matrix whose product with the rows sums them per document.
+
+    For a few documents the product is several times faster than adding row by row.
+    """
+    present, place = documents.unique(return_inverse=True)
+    return present, F.one_hot(place, len(present)).float().T
 
 
 def bootstrap_interval(
@@ -69,6 +95,7 @@ def jackknife_interval(
 ) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
     """Student interval from the values that remain when one group of documents is left out.
 
+    For statistics of agreement between documents: a bootstrap draws documents twice, and the two copies agree exactly.
     Source: Efron & Tibshirani 1993, chapter 11; (G − 1)/G · Σ (θ₋g − mean)², G − 1 degrees of freedom.
     """
     groups = len(left_out)
@@ -100,3 +127,15 @@ def benjamini_hochberg(p: Float[Tensor, " units"], level: float = 0.05) -> Bool[
         adjusted = false_discovery_control(p[known].cpu().double().numpy())
         rejected[known] = torch.from_numpy(np.asarray(adjusted) <= level).to(p.device)
     return rejected
+
+
+def to_measurement(
+    name: str, value: Tensor | float, interval: tuple[Tensor | float, Tensor | float] | None, n: int, **provenance: Any
+) -> Measurement:
+    """The record of a single number; `provenance` holds the other fields of `Measurement`.
+
+    >>> str(to_measurement("l0", torch.tensor(3.0), (2.5, 3.5), 100, method="bootstrap over documents"))
+    '3 [2.5, 3.5]'
+    """
+    low, high = (math.nan, math.nan) if interval is None else interval
+    return Measurement(name, float(value), float(low), float(high), n, **provenance)
