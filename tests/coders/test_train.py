@@ -11,7 +11,7 @@ from digon.coders.base import evaluate
 from digon.coders.sae import SAEConfig
 from digon.coders.train import CHECKPOINT, METRICS, TrainConfig, from_store, learning_rate, train
 from digon.errors import ConfigError, CorruptError, NonFiniteError
-from digon.store.shards import HarvestPlan, ShardWriter
+from digon.store.shards import HarvestPlan, Rows, ShardWriter
 
 ACTIVATIONS = ("topk", "batchtopk")
 SHORT = TrainConfig(steps=60, log_every=7, checkpoint_every=16)
@@ -76,7 +76,7 @@ def test_training_from_a_store_resumes_in_mid_epoch(tmp_path, Planted):
     writer = ShardWriter(tmp_path / "store", HarvestPlan({"mlp": 16}, "float32", "model", "data", {}))
     rows = torch.arange(700)
     for cursor in (1, 2):
-        writer.append({"mlp": Planted().draw(700, cursor)}, rows, rows, rows, [], cursor)
+        writer.append(Rows({"mlp": Planted().draw(700, cursor)}, rows, rows, rows), [], cursor)
     config = TrainConfig(steps=30, batch=200, log_every=5, checkpoint_every=10)
     batches = from_store(writer.finish(), "mlp", config)  # seven batches per epoch
 

@@ -207,3 +207,31 @@ def test_minilm_neurons_are_gelu_of_the_first_linear_map(minilm, tmp_path):
         )
         neurons = torch.nn.functional.gelu(layer.intermediate.dense(attended))[0, 1:-1]
     torch.testing.assert_close(store.values("layers.0.mlp.act", rows), neurons, atol=1e-4, rtol=1e-4)
+
+
+def test_a_pass_ends_at_the_last_site(host, store, tmp_path):
+    runs = []
+    handle = host.model.encoder.layer[1].register_forward_hook(lambda *_: runs.append(1))
+    try:
+        early = harvest(host, corpus(), host.sites("layers.0.mlp.act"), tmp_path / "early", CONFIG)
+    finally:
+        handle.remove()
+    assert len(runs) == 1, "only the first batch runs to the end"
+    assert torch.equal(early.values("layers.0.mlp.act"), store.values("layers.0.mlp.act"))
+
+
+def test_where_a_network_comes_twice_the_last_time_counts(host, store, tmp_path):
+    layer, runs = host.model.encoder.layer[0], []
+
+    def again(module, args, output):
+        runs.append(1)
+        module.output.dense(torch.full((*args[0].shape[:2], 24), 0.5))
+
+    handle = layer.register_forward_hook(again)
+    try:
+        twice = harvest(host, corpus(), host.sites("layers.0.mlp.act"), tmp_path / "twice", CONFIG)
+    finally:
+        handle.remove()
+    assert (twice.values("layers.0.mlp.act") == 0.5).all()
+    assert twice.moments("layers.0.mlp.act")[1].tolist() == [0.5] * 24
+    assert len(runs) > 1, "no pass may end before the last time"

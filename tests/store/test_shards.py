@@ -7,7 +7,7 @@ import torch
 
 from digon import rng
 from digon.errors import ConfigError, CorruptError, PathError, SiteError
-from digon.store.shards import ActivationStore, HarvestPlan, ShardWriter
+from digon.store.shards import ActivationStore, HarvestPlan, Rows, ShardWriter
 
 PLAN = HarvestPlan({"a": 6, "b": 3}, "float32", "model", "data", {"context": 10})
 
@@ -22,7 +22,8 @@ def shard(i):
 def write(root, stop=3, plan=PLAN):
     writer = ShardWriter(root, plan)
     for i in range(writer.cursor, stop):
-        writer.append(*shard(i), cursor=i + 1)
+        values, *labels, names = shard(i)
+        writer.append(Rows(values, *labels), names, cursor=i + 1)
     return writer
 
 

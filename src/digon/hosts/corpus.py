@@ -20,7 +20,10 @@ from ..errors import CorpusError, PathError, did_you_mean
 
 MAX_BYTES = 16 * 2**20
 """Documents above this many bytes are left out: logs and dumps, and no tokenizer should meet them in one piece."""
-_SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
+_SKIPPED_FOLDERS = frozenset(
+    ("test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__")
+    + ("pydoc_data",)  # one file of string literals; they are added as the texts that they are
+)
 
 Piece = tuple[str, bytes | str | None]
 """Where it comes from, and its text; None where there is something that cannot be read as text."""
@@ -170,12 +173,12 @@ def _read_tree(path: Path, field: str) -> Iterator[Piece]:
             yield origin, file.read_bytes()
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, skipped: frozenset[str] = frozenset()) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name in skipped:
             continue
         if entry.is_dir() and not entry.is_symlink():  # a link may lead back up
-            yield from _files(entry)
+            yield from _files(entry, skipped)
         elif entry.is_file():
             yield entry
 
@@ -225,11 +228,9 @@ def _no_field(file: Path, field: str, known: list[str]) -> CorpusError:
 
 def _python_pieces() -> Iterator[Piece]:
     library = Path(sysconfig.get_path("stdlib"))
-    for file in _files(library):
-        parts = file.relative_to(library).parts
-        # The topics are one file of string literals; they come below, as the texts that they are.
-        if file.suffix == ".py" and not _SKIPPED_FOLDERS & set(parts) and parts[0] != "pydoc_data":
-            yield "/".join(parts), file.read_bytes()
+    for file in _files(library, _SKIPPED_FOLDERS):
+        if file.suffix == ".py":
+            yield file.relative_to(library).as_posix(), file.read_bytes()
     from pydoc_data.topics import topics
 
     for topic in sorted(topics):

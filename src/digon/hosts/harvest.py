@@ -4,12 +4,14 @@
 
 The batches are fixed before the first forward pass, and a shard is a fixed range of batches; so a harvest that goes on
 after a kill writes the same bytes as an undisturbed one. At most two shards are in memory: one that fills and one that
-is written by a second thread meanwhile.
+is written by a second thread meanwhile; that thread only waits for the disk, for two computing threads would fight over
+the same cores. In a network that comes to every site once, a pass ends at the last site.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,12 +24,12 @@ from rich.text import Text
 from torch import Tensor
 
 from ..errors import ConfigError, ModelError, NonFiniteError
-from ..store.shards import DTYPES, ActivationStore, HarvestPlan, ShardWriter
+from ..store.shards import DTYPES, MOMENT_ROWS, ActivationStore, HarvestPlan, Rows, ShardWriter, add_moments, no_moments
 from .contexts import Contexts, cut
 from .corpus import Corpus
 from .load import Host
 from .sites import Site
-from .taps import capture
+from .taps import Enough, watched
 from .tokens import Tokenizer
 
 Report = Callable[[int, int], None]
@@ -76,6 +78,13 @@ class _Batch:
     keep: Tensor
     documents: Tensor
     positions: Tensor
+    columns: slice | None
+    """The kept columns, where every row keeps the same ones: a slice is cheaper than a gather."""
+
+    @property
+    def rows(self) -> int:
+        """Tokens that are kept."""
+        return len(self.documents)
 
 
 def harvest(
@@ -119,34 +128,59 @@ def _run(job: _Job, writer: ShardWriter, background: ThreadPoolExecutor, report:
     batches = job.contexts.batches
     done = sum(int(job.contexts.lengths[batch].sum()) for batch in batches[: writer.cursor])
     pending: Future[None] | None = None
+    pool, reader = _Buffers(job), _Reader(job)
     try:
-        with capture(job.host.model, job.sites) as seen:
+        with watched(job.host.model, {site: reader.watcher(site) for site in job.sites}):
             for first in range(writer.cursor, len(batches), job.config.shard_batches):
                 stop = min(first + job.config.shard_batches, len(batches))
-                shard = _Shard(job, first, stop)
+                shard = _Shard(job, first, stop, pool)
                 for i in range(first, stop):
-                    shard.fill(_read(job, i, seen), seen)
-                    seen.clear()
+                    reader.read(i, shard)
                     done += int(job.contexts.lengths[batches[i]].sum())
                     report(done, job.contexts.n_tokens)
                 if pending is not None:
                     pending.result()
-                pending = background.submit(shard.commit, writer, job.contexts.new_documents(first, stop), stop)
+                staged = writer.stage(shard.rows(), job.contexts.new_documents(first, stop), stop)
+                pending = background.submit(writer.commit, staged)
     finally:
         if pending is not None:
             pending.result()  # what was read before an interruption is not lost
 
 
-def _read(job: _Job, number: int, seen: dict[str, Tensor]) -> _Batch:
-    """Run one batch through the network."""
-    batch = _batch(job, number)
-    host, low = job.host, job.config.compute == "bfloat16"
-    with torch.autocast(host.device.type, torch.bfloat16) if low else nullcontext():
-        host.body(batch.token_ids, batch.mask)
-    for site in job.sites:
-        assert site.name in seen, f"the network never came to {site.name}"
-        assert seen[site.name].shape[:2] == batch.token_ids.shape, f"{site.name}: {tuple(seen[site.name].shape)}"
-    return batch
+class _Reader:
+    """Runs batches through the network: the first one whole, the others as far as the last site."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        self._came: Counter[str] = Counter()
+        self._ends_early = False
+        self._target: tuple[_Shard, _Batch] | None = None
+
+    def read(self, number: int, shard: "_Shard") -> None:
+        """Fill the rows of one batch into the shard. Raises: NonFiniteError that names the site."""
+        job, batch = self._job, _batch(self._job, number)
+        self._came.clear()
+        self._target = shard, batch
+        low = job.config.compute == "bfloat16"
+        with suppress(Enough), torch.autocast(job.host.device.type, torch.bfloat16) if low else nullcontext():
+            job.host.body(batch.token_ids, batch.mask)
+        assert self._came.keys() == shard.sites, f"the network never came to {shard.sites - self._came.keys()}"
+        self._ends_early = self._came.total() == len(job.sites)
+        shard.next(batch)
+
+    def watcher(self, site: Site) -> Callable[[Tensor], None]:
+        """What sees the activations at a site; where a network comes more than once, the last time counts."""
+
+        def watch(values: Tensor) -> None:
+            assert self._target is not None
+            shard, batch = self._target
+            assert values.shape[:2] == batch.token_ids.shape, f"{site.name}: {tuple(values.shape)}"
+            shard.fill(site.name, values.detach(), batch)
+            self._came[site.name] += 1
+            if self._ends_early and len(self._came) == len(self._job.sites):
+                raise Enough
+
+        return watch
 
 
 def _batch(job: _Job, number: int) -> _Batch:
@@ -173,57 +207,92 @@ def _batch(job: _Job, number: int) -> _Batch:
         torch.from_numpy(keep),
         torch.from_numpy(documents[keep]),
         torch.from_numpy(positions[keep]),
+        _columns(keep),
     )
+
+
+def _columns(keep: np.ndarray) -> slice | None:
+    first = keep[0].nonzero()[0]
+    same = bool((keep == keep[0]).all()) and len(first) == first[-1] - first[0] + 1
+    return slice(int(first[0]), int(first[-1]) + 1) if same else None
+
+
+def _rows(job: _Job, first: int, stop: int) -> int:
+    """Rows of a shard."""
+    frame = 0 if job.config.skip_special else len(job.tokenizer.prefix) + len(job.tokenizer.suffix)
+    members = np.concatenate(job.contexts.batches[first:stop])
+    return int(job.contexts.lengths[members].sum()) + frame * len(members)
+
+
+class _Buffers:
+    """Memory of two shards, used in turn: fresh memory for every shard costs more than filling it."""
+
+    def __init__(self, job: _Job) -> None:
+        step, n = job.config.shard_batches, len(job.contexts.batches)
+        rows = max(_rows(job, first, min(first + step, n)) for first in range(0, n, step))
+        kind = DTYPES[job.config.store_dtype]
+        self._sets = [{s.name: torch.empty(rows, s.width or 0, dtype=kind) for s in job.sites} for _ in range(2)]
+        self._turn = 0
+
+    def take(self, rows: int) -> dict[str, Tensor]:
+        """The buffers of the shard before last."""
+        self._turn ^= 1
+        return {site: buffer[:rows] for site, buffer in self._sets[self._turn].items()}
 
 
 class _Shard:
     """Rows on their way to the disk, in the type they are stored in."""
 
-    def __init__(self, job: _Job, first: int, stop: int) -> None:
-        frame = 0 if job.config.skip_special else len(job.tokenizer.prefix) + len(job.tokenizer.suffix)
-        members = np.concatenate(job.contexts.batches[first:stop])
-        self._rows = int(job.contexts.lengths[members].sum()) + frame * len(members)
-        kind = DTYPES[job.config.store_dtype]
-        self._values = {site.name: torch.empty(self._rows, site.width or 0, dtype=kind) for site in job.sites}
+    def __init__(self, job: _Job, first: int, stop: int, pool: _Buffers) -> None:
+        self._rows = _rows(job, first, stop)
+        self._values = pool.take(self._rows)
+        self._moments = {site.name: no_moments(site.width or 0) for site in job.sites}
+        self._fresh: dict[str, Tensor] = {}
         self._labels: list[tuple[Tensor, Tensor, Tensor]] = []
         self._filled = 0
 
-    def fill(self, batch: _Batch, seen: dict[str, Tensor]) -> None:
-        """Take over the rows of one batch. Raises: NonFiniteError that names the site."""
-        keep = batch.keep
-        tokens = batch.token_ids.cpu()[keep]
-        stop = self._filled + len(tokens)
-        columns = keep.all(0)
-        solid = bool((keep == columns).all())  # the same columns of every row: a slice instead of a gather
-        first, last = int(columns.int().argmax()), int(columns.sum()) + int(columns.int().argmax())
-        for site, buffer in self._values.items():
-            target = buffer[self._filled : stop]
-            if solid:
-                target.view(len(keep), last - first, -1).copy_(seen[site][:, first:last])
-            else:
-                target.copy_(seen[site][keep.to(seen[site].device)])
-            _check_finite(site, target, seen[site])
-        self._labels.append((tokens, batch.documents, batch.positions))
-        self._filled = stop
+    @property
+    def sites(self) -> Set[str]:
+        """Names of the sites."""
+        return self._values.keys()
 
-    def commit(self, writer: ShardWriter, document_ids: list[str], cursor: int) -> None:
-        """Write the shard."""
+    def fill(self, site: str, values: Tensor, batch: _Batch) -> None:
+        """Take over the rows of one batch at one site. Raises: NonFiniteError that names the site."""
+        target = self._values[site][self._filled : self._filled + batch.rows]
+        moments = no_moments(target.shape[1])
+        if batch.columns is not None and values.device.type == "cpu":
+            source = values[:, batch.columns]
+            step = max(1, MOMENT_ROWS // source.shape[1])
+            for rows, kept in zip(source.split(step), target.split(step * source.shape[1]), strict=True):
+                add_moments(moments, kept.view(rows.shape).copy_(rows).view(kept.shape))  # while it is in cache
+        else:
+            add_moments(moments, target.copy_(values[batch.keep.to(values.device)]))
+        if not moments.isfinite().all():
+            raise _not_finite(site, target, values)
+        self._fresh[site] = moments
+
+    def next(self, batch: _Batch) -> None:
+        """All sites of a batch are filled."""
+        for site, moments in self._fresh.items():
+            self._moments[site] += moments
+        self._labels.append((batch.token_ids.cpu()[batch.keep], batch.documents, batch.positions))
+        self._filled += batch.rows
+
+    def rows(self) -> Rows:
+        """The full shard."""
         assert self._filled == self._rows, f"{self._filled} of {self._rows} rows"
         tokens, documents, positions = (torch.cat(column) for column in zip(*self._labels, strict=True))
-        writer.append(self._values, tokens, documents, positions, document_ids, cursor)
+        return Rows(self._values, tokens, documents, positions, self._moments)
 
 
-def _check_finite(site: str, stored: Tensor, computed: Tensor) -> None:
-    # One sum is cheaper than a comparison of every value; it is not finite if any value is not.
-    if stored.sum(dtype=torch.float32).isfinite() or stored.isfinite().all():
-        return
+def _not_finite(site: str, stored: Tensor, computed: Tensor) -> NonFiniteError:
     if computed.isfinite().all():
-        raise NonFiniteError(
+        return NonFiniteError(
             f"activations of {site} exceed the range of {stored.dtype}",
             expected="values that fit the stored type",
             hint="store bfloat16 or float32",
         )
-    raise NonFiniteError(f"activations of {site} hold NaN or infinity", expected="finite activations")
+    return NonFiniteError(f"activations of {site} hold NaN or infinity", expected="finite activations")
 
 
 def _plan(host: Host, corpus: Corpus, sites: Sequence[Site], config: HarvestConfig, context: int) -> HarvestPlan:

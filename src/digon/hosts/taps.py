@@ -97,6 +97,22 @@ def capture(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, Tenso
         yield seen
 
 
+class Enough(Exception):
+    """Raised by a watcher to end the forward pass: whatever comes after is not wanted."""
+
+
+@contextmanager
+def watched(model: nn.Module, watchers: Mapping[Site, Callable[[Tensor], None]]) -> Iterator[None]:
+    """Show every forward pass inside the block to one watcher per site, while it runs.
+
+    Unlike `capture`, nothing is kept alive. Raises: SiteError if the model has no such module.
+    """
+    with ExitStack() as stack:
+        for site, watcher in watchers.items():
+            stack.enter_context(_hooked(model, site, watcher))
+        yield
+
+
 @contextmanager
 def edited(model: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
     """Run every forward pass inside the block with the given edit at each site.

@@ -13,6 +13,7 @@ one. Rows are read through memory maps; a global shuffle costs 8 bytes per row a
 import dataclasses
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ..tensors import Activations
 from . import files, weights
 
 FORMAT = 1
+MOMENT_ROWS = 256
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -73,6 +75,27 @@ def _read_manifest(root: Path) -> _Manifest:
         raise CorruptError(f"{path} is damaged: {error}", hint=f"delete {root} and harvest again") from None
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What a shard holds: the same rows at every site."""
+
+    values: dict[str, Float[Tensor, "n _"]]
+    tokens: Int[Tensor, " n"]
+    documents: Int[Tensor, " n"]
+    positions: Int[Tensor, " n"]
+    moments: dict[str, Float[Tensor, "2 _"]] | None = None
+    """What `add_moments` made of the values, where the caller has it."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A shard with its checksums, ready for the disk."""
+
+    contents: dict[str, dict[str, Tensor]]
+    shard: _Shard
+    cursor: int
+
+
 class ShardWriter:
     """Writes a store shard by shard; opening it on an unfinished store resumes it.
 
@@ -108,32 +131,35 @@ class ShardWriter:
         """Documents seen so far: the number that the next new document gets."""
         return sum(len(shard.documents) for shard in self._manifest.shards)
 
-    def append(
-        self,
-        values: dict[str, Float[Tensor, "n _"]],
-        tokens: Int[Tensor, " n"],
-        documents: Int[Tensor, " n"],
-        positions: Int[Tensor, " n"],
-        document_ids: list[str],
-        cursor: int,
-    ) -> None:
-        """Commit one shard; `cursor` is the first batch that comes after it.
+    def append(self, rows: "Rows", document_ids: list[str], cursor: int) -> None:
+        """Commit one shard; `cursor` is the first batch that comes after it, `document_ids` are those it adds.
 
         Raises: StorageError if the disk refuses; the store then still ends at the previous shard.
         """
+        self.commit(self.stage(rows, document_ids, cursor))
+
+    def stage(self, rows: "Rows", document_ids: list[str], cursor: int) -> "Staged":
+        """All of `append` that computes, on all cores: checksums of the shard's files."""
         plan = self._manifest.plan
-        assert values.keys() == plan.sites.keys(), f"values for {sorted(values)}, plan {sorted(plan.sites)}"
+        assert rows.values.keys() == plan.sites.keys(), f"values for {sorted(rows.values)}, plan {sorted(plan.sites)}"
         number = f"{len(self._manifest.shards):05d}.safetensors"
-        rows = {"tokens": tokens, "documents": documents, "positions": positions}
-        contents = {f"rows/{number}": {name: t.to(torch.int32) for name, t in rows.items()}}
-        for site, tensor in values.items():
-            assert tensor.shape == (len(tokens), plan.sites[site]), f"{site}: {tuple(tensor.shape)}"
-            contents[f"sites/{site}/{number}"] = _with_moments(tensor.to(DTYPES[plan.dtype]))
-        sums = {
-            name: weights.write_tensors(self.root / name, tensors, flush=False) for name, tensors in contents.items()
-        }
-        shard = _Shard(len(tokens), document_ids, sums)
-        self._commit(shards=[*self._manifest.shards, shard], cursor=cursor)
+        labels = {"tokens": rows.tokens, "documents": rows.documents, "positions": rows.positions}
+        contents = {f"rows/{number}": {name: t.to(torch.int32) for name, t in labels.items()}}
+        for site, tensor in rows.values.items():
+            assert tensor.shape == (len(rows.tokens), plan.sites[site]), f"{site}: {tuple(tensor.shape)}"
+            stored = tensor.to(DTYPES[plan.dtype])
+            total = rows.moments[site] if rows.moments else add_moments(no_moments(stored.shape[1]), stored)
+            contents[f"sites/{site}/{number}"] = {"values": stored, "sum": total[0], "square_sum": total[1]}
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            sums = dict(zip(contents, pool.map(weights.checksum, contents.values()), strict=True))
+        return Staged(contents, _Shard(len(rows.tokens), document_ids, sums), cursor)
+
+    def commit(self, staged: "Staged") -> None:
+        """All of `append` that waits for the disk. Raises: StorageError."""
+        for name, tensors in staged.contents.items():
+            # No flush, as checksums guard these files; past the page cache, as together they are larger than it.
+            weights.write_tensors(self.root / name, tensors, flush=False, direct=True)
+        self._commit(shards=[*self._manifest.shards, staged.shard], cursor=staged.cursor)
 
     def finish(self) -> "ActivationStore":
         """Mark the store complete and open it."""
@@ -145,14 +171,18 @@ class ShardWriter:
         files.write_text(self.root / "manifest.json", json.dumps(dataclasses.asdict(self._manifest), indent=1) + "\n")
 
 
-def _with_moments(values: Float[Tensor, "n d"]) -> dict[str, Tensor]:
-    """Stored values with their sums: float32 within blocks that stay in cache, float64 over the blocks."""
-    exact = torch.zeros(2, values.shape[1], dtype=torch.float64, device=values.device)
-    for block in values.split(512):
+def no_moments(width: int) -> Float[Tensor, "2 d"]:
+    """Sum and square sum of no rows."""
+    return torch.zeros(2, width, dtype=torch.float64)
+
+
+def add_moments(total: Float[Tensor, "2 d"], values: Float[Tensor, "n d"]) -> Float[Tensor, "2 d"]:
+    """Add rows to sum and square sum, in place: float32 within blocks that stay in cache, float64 over the blocks."""
+    for block in values.split(MOMENT_ROWS):
         rows = block.float()
-        exact[0] += rows.sum(0)
-        exact[1] += rows.square().sum(0)
-    return {"values": values, "sum": exact[0], "square_sum": exact[1]}
+        total[0] += rows.sum(0)
+        total[1] += rows.square_().sum(0) if rows is not block else rows.square().sum(0)
+    return total
 
 
 def _difference(old: HarvestPlan, new: HarvestPlan) -> str:

@@ -1,24 +1,51 @@
-"""Named tensors on disk: safetensors, written atomically, read through memory maps, never a pickle."""
+"""Named tensors on disk: safetensors, written atomically, read through memory maps, never a pickle.
+
+Writing streams every tensor from where it lies; the library's own writer first copies everything.
+"""
 
 import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from ..errors import CorruptError, PathError
 from . import files
 
 
+PIECE = 1 << 20
+"""Bytes that are hashed or written together."""
+TYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""Element types by their names in the format."""
+
+
 def write_tensors(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, *, flush: bool = True
-) -> str:
-    """Write a safetensors file atomically and return its SHA-256. Raises: StorageError."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(contiguous, metadata)
-    files.write_bytes(path, data, flush=flush)
-    return hashlib.sha256(data).hexdigest()
+    path: Path,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, str] | None = None,
+    *,
+    flush: bool = True,
+    direct: bool = False,
+) -> None:
+    """Write a safetensors file atomically; `direct` as in `files.Sink`. Raises: StorageError."""
+    with files.replacing(path, flush=flush) as temporary, files.Sink(temporary, direct=direct) as sink:
+        for piece in _pieces(tensors, metadata):
+            sink.write(piece)
+
+
+def checksum(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+    """SHA-256 of the file that `write_tensors` writes."""
+    digest = hashlib.sha256()
+    for piece in _pieces(tensors, metadata):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -35,3 +62,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} is not a readable safetensors file: {error}",
             expected="a whole safetensors file (other formats, pickles above all, are never opened)",
         ) from None
+
+
+def _pieces(tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> Iterator[memoryview]:
+    """The bytes of a safetensors file: length of the header, header, tensors (wide elements first, so all are aligned)."""
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        data = memoryview(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        for start in range(0, len(data), PIECE):
+            yield data[start : start + PIECE]
