@@ -22,8 +22,8 @@ from .tokens import Tokenizer
 
 SORTED = 64
 """Batches that are sorted by length together: enough to leave little padding, few enough to keep batches diverse."""
-POOL = 32
-"""Characters of text that are cut up per token wanted: about 8 times what is needed, and not all of a huge corpus."""
+POOL = 24
+"""Characters of text that are cut up per token wanted: about 6 times what is needed, and not all of a huge corpus."""
 _TOGETHER = 256
 
 

@@ -8,6 +8,7 @@ is written by a second thread meanwhile; that thread only waits for the disk, fo
 the same cores. In a network that comes to every site once, a pass ends at the last site.
 """
 
+import mmap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from rich.text import Text
 from torch import Tensor
 
 from ..errors import ConfigError, ModelError, NonFiniteError
-from ..store.shards import DTYPES, MOMENT_ROWS, ActivationStore, HarvestPlan, Rows, ShardWriter, add_moments, no_moments
+from ..store.shards import DTYPES, ActivationStore, HarvestPlan, Rows, ShardWriter, add_moments, no_moments
 from .contexts import Contexts, cut
 from .corpus import Corpus
 from .load import Host
@@ -231,13 +232,18 @@ class _Buffers:
         step, n = job.config.shard_batches, len(job.contexts.batches)
         rows = max(_rows(job, first, min(first + step, n)) for first in range(0, n, step))
         kind = DTYPES[job.config.store_dtype]
-        self._sets = [{s.name: torch.empty(rows, s.width or 0, dtype=kind) for s in job.sites} for _ in range(2)]
+        self._sets = [{s.name: _pages(rows, s.width or 0, kind) for s in job.sites} for _ in range(2)]
         self._turn = 0
 
     def take(self, rows: int) -> dict[str, Tensor]:
         """The buffers of the shard before last."""
         self._turn ^= 1
         return {site: buffer[:rows] for site, buffer in self._sets[self._turn].items()}
+
+
+def _pages(rows: int, width: int, kind: torch.dtype) -> Tensor:
+    """Memory that begins on a page, so that the disk can be written straight from it."""
+    return torch.frombuffer(mmap.mmap(-1, rows * width * kind.itemsize), dtype=kind).view(rows, width)
 
 
 class _Shard:
@@ -259,14 +265,12 @@ class _Shard:
     def fill(self, site: str, values: Tensor, batch: _Batch) -> None:
         """Take over the rows of one batch at one site. Raises: NonFiniteError that names the site."""
         target = self._values[site][self._filled : self._filled + batch.rows]
-        moments = no_moments(target.shape[1])
-        if batch.columns is not None and values.device.type == "cpu":
-            source = values[:, batch.columns]
-            step = max(1, MOMENT_ROWS // source.shape[1])
-            for rows, kept in zip(source.split(step), target.split(step * source.shape[1]), strict=True):
-                add_moments(moments, kept.view(rows.shape).copy_(rows).view(kept.shape))  # while it is in cache
+        if batch.columns is not None:
+            rows = values[:, batch.columns]
+            target.view(rows.shape).copy_(rows)
         else:
-            add_moments(moments, target.copy_(values[batch.keep.to(values.device)]))
+            target.copy_(values[batch.keep.to(values.device)])
+        moments = add_moments(no_moments(target.shape[1]), target)
         if not moments.isfinite().all():
             raise _not_finite(site, target, values)
         self._fresh[site] = moments

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import PathError, StorageError
 
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
@@ -68,8 +70,8 @@ class Sink:
     """A file that is written from start to end; with `direct`, past the page cache where the system can.
 
     Copying into the page cache costs a core about as much as hashing does, for bytes that nobody reads soon; a direct
-    write costs none, but wants aligned memory and lengths: bytes are gathered in such memory, and the last block is
-    written padded and then cut.
+    write costs none, but wants aligned memory and lengths: what is not aligned is gathered in memory that is, and the
+    last block is written padded and then cut.
     """
 
     BLOCK = 4096
@@ -101,6 +103,10 @@ class Sink:
         if not self._direct:
             self._put(data)
             return
+        if not self._held and np.frombuffer(data, np.uint8).ctypes.data % self.BLOCK == 0:
+            whole = len(data) // self.BLOCK * self.BLOCK
+            self._put(data[:whole])
+            data = data[whole:]
         while len(data):
             taken = min(len(data), self.ROOM - self._held)
             self._room[self._held : self._held + taken] = data[:taken]

@@ -17,7 +17,7 @@ from ..errors import CorruptError, PathError
 from . import files
 
 
-PIECE = 1 << 20
+PIECE = 1 << 22
 """Bytes that are hashed or written together."""
 TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -65,16 +65,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _pieces(tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> Iterator[memoryview]:
-    """The bytes of a safetensors file: length of the header, header, tensors (wide elements first, so all are aligned)."""
+    """The bytes of a safetensors file: length of the header, header, tensors.
+
+    The header ends on a block, and the largest tensor comes first: so a direct write needs no copy of it.
+    """
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    names = sorted(tensors, key=lambda name: (-tensors[name].nbytes, name))
     end = 0
     for name in names:
         tensor = tensors[name]
-        start, end = end, end + tensor.numel() * tensor.element_size()
+        start, end = end, end + tensor.nbytes
         header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(len(text) + 8) % files.Sink.BLOCK)
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for name in names:
         data = memoryview(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
