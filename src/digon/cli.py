@@ -8,13 +8,14 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from . import __version__
 from .errors import DigonError
+from .settings import ToyConfig
 
 
 def demo(out: Path = Path("runs/demo"), *, seed: int = 0, tokens: int = 150_000) -> dict[str, Any]:
@@ -129,6 +130,51 @@ def decode(
     return decode_run(run, site=site, latents=latents, l0=l0, steps=steps, seed=seed, device=device)
 
 
+def reproduce(
+    ids: Positional[tuple[str, ...]] = (),
+    *,
+    all: bool = False,
+    size: Literal["smoke", "paper"] = "paper",
+    out: Path | None = None,
+    report: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    full: bool = False,
+) -> dict[str, Any] | list[Any]:
+    """Check claims about toy networks: what was published, what calculation says, what we measure.
+
+    Runs the studies behind the claims, judges every claim (holds, differs, not reached) and builds the toy laboratory.
+    Studies that are done are not run again. Without ids it lists the claims and runs nothing.
+
+    Args:
+        ids: claims (E4.1), sections (E4) or studies (pentagon).
+        all: every claim.
+        size: smoke takes seconds per study and judges what it can; paper reaches the numbers, about 20 minutes for all.
+        out: folder of the run; default runs/toys, or runs/toys-smoke.
+        report: also write the verdicts as Markdown, such as docs/results/toy-models.md.
+        seed: seed of everything random.
+        device: cpu, cuda, cuda:1, mps.
+        full: sizes of the papers where paper size is a reduced one (hours).
+    """
+    from .studies.toys import verbs
+
+    if not ids and not all:
+        return verbs.listing()
+    return _with_page(verbs.reproduce_claims(ids, out, size, report, seed, device, full))
+
+
+def toy(config: Annotated[ToyConfig, tyro.conf.arg(name="")], *, out: Path | None = None) -> dict[str, Any]:
+    """Train one toy network and look at it: feature directions, norms, interference, geometry.
+
+    Args:
+        config: the network, its features and how to train it.
+        out: folder of the run; default runs/toy.
+    """
+    from .studies.toys.single import run_toy
+
+    return _with_page(run_toy(config, out or Path("runs/toy")))
+
+
 def runs(folder: Positional[Path] = Path("runs")) -> dict[str, Any]:
     """List the runs in a folder: what they looked at, how far they got.
 
@@ -160,11 +206,13 @@ def _with_page(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "page": str(path), "next": f"open {path.as_uri()} in a browser, or list runs with `digon runs`"}
 
 
-VERBS: dict[str, Callable[..., dict[str, Any]]] = {
+VERBS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "audit": audit,
     "harvest": harvest,
     "decode": decode,
+    "reproduce": reproduce,
+    "toy": toy,
     "runs": runs,
     "page": page,
 }

@@ -14,11 +14,15 @@ import jinja2
 import numpy as np
 
 from .. import __version__
-from ..records import Diagnosis, UnitCard, to_json
+from ..records import Claim, Diagnosis, Figure, UnitCard, to_json
 from ..store import files
 from ..store.runs import Run
 
-SCRIPTS = ("dom.js", "state.js", "tokens.js", "card.js", "views.js", "main.js")
+SCRIPTS = {
+    "audit": ("dom.js", "state.js", "tokens.js", "card.js", "views.js", "main.js"),
+    "toys": ("dom.js", "figures.js", "laboratory.js"),
+}
+"""Scripts of a page, by the kind of the run."""
 DIGITS = 4
 
 
@@ -36,6 +40,22 @@ def build(run_path: Path, out: Path | None = None) -> Path:
 def collect(run: Run) -> dict[str, Any]:
     """All that the page shows, as plain values."""
     facts = run.read_json("facts", dict[str, Any])
+    return _toys(run, facts) if facts.get("kind") == "toys" else _audit(run, facts)
+
+
+def _toys(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    """The toy laboratory: figures of every study, and claims if any were judged."""
+    figures = [
+        {"study": study, "figure": figure}
+        for study in sorted(run.stages())
+        for figure in json.loads(to_json(run.read_json(f"studies/{study}.figures", list[Figure])))
+    ]
+    judged = (run.path / "claims.json").is_file()
+    claims = json.loads(to_json(run.read_json("claims", list[Claim]))) if judged else []
+    return {"facts": facts, "figures": figures, "claims": claims}
+
+
+def _audit(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     units = run.read_table("units")
     sites = list(dict.fromkeys(units["site"].tolist()))
     cards = [card for site in sites for card in run.read_json(f"cards/{site}", list[UnitCard])]
@@ -58,7 +78,7 @@ def render(data: dict[str, Any]) -> str:
         version=__version__,
         data=embeddable(data),
         style=_asset("assets/style.css"),
-        script="\n".join(_asset(f"assets/{name}") for name in SCRIPTS),
+        script="\n".join(_asset(f"assets/{name}") for name in SCRIPTS[data["facts"].get("kind", "audit")]),
         plotly=_plotly(),
     )
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from ..errors import CorruptError, PathError
 from . import files
 
-
 PIECE = 1 << 22
 """Bytes that are hashed or written together."""
 TYPES = {

@@ -115,6 +115,32 @@ def second_moment(law: Values) -> float:
     return {"uniform": 1 / 3, "symmetric": 1 / 3, "constant": 1.0, "half-normal": 1.0, "lognormal": math.e**2}[law]
 
 
+def moments(law: Values) -> tuple[float, float]:
+    """E[value] and E[value²] of an active feature."""
+    first = {
+        "uniform": 0.5,
+        "symmetric": 0.0,
+        "constant": 1.0,
+        "half-normal": (2 / math.pi) ** 0.5,
+        "lognormal": math.e**0.5,
+    }
+    return first[law], second_moment(law)
+
+
+def second_moments(law: Features) -> tuple[Float[Tensor, "*instances n"], Float[Tensor, "*instances n n"]]:
+    """E[x] and E[x xᵀ], float64."""
+    first, second = moments(law.values)
+    density = law.density.double()
+    mean = density * first
+    both = mean[..., :, None] * mean[..., None, :]
+    for group in law.sets:
+        for i in group.members:
+            for j in group.members:
+                both[..., i, j] = density[..., i] * first**2 if group.kind == "correlated" else 0.0
+    both.diagonal(dim1=-2, dim2=-1).copy_(density * second)
+    return mean, both
+
+
 def _members(group: FeatureSet, density: Tensor, draw: Tensor, generator: torch.Generator) -> Tensor:
     members = list(group.members)
     first = draw[..., members[:1]]

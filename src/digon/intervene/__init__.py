@@ -1,0 +1,1 @@
+"""What superposition costs, and what reduces it: attacks and edits."""
