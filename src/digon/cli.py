@@ -4,6 +4,7 @@
 """
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from tyro.conf import Positional
 
 from . import __version__
 from .errors import DigonError
-from .settings import ToyConfig
+from .studies.settings import AuditConfig
+from .studies.toys.settings import ToyConfig
 
 
 def demo(out: Path = Path("runs/demo"), *, seed: int = 0, tokens: int = 150_000) -> dict[str, Any]:
@@ -34,17 +36,7 @@ def demo(out: Path = Path("runs/demo"), *, seed: int = 0, tokens: int = 150_000)
 
 
 def audit(
-    model: Positional[str],
-    *,
-    data: Path | None = None,
-    site: str | None = None,
-    out: Path | None = None,
-    tokens: int | None = None,
-    decode_site: str | None = None,
-    cards: int | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    config: Path | None = None,
+    settings: Annotated[AuditConfig, tyro.conf.arg(name="")], *, out: Path | None = None, config: Path | None = None
 ) -> dict[str, Any]:
     """How polysemantic are a network's units, what is the evidence why, what do they respond to?
 
@@ -52,30 +44,13 @@ def audit(
     units without a language model, and builds a page. Killed at any moment, the same command goes on where it was.
 
     Args:
-        model: a folder (transformers or tinylm), an installed package that carries a model, or a hub name.
-        data: text: a file, a folder, .jsonl or .parquet; default: the source and documentation of Python itself.
-        site: glob over sites, such as 'layers.*.mlp.act' (the default) or 'layers.3.resid'.
+        settings: what to look at and how.
         out: folder of the run; default runs/<model>.
-        tokens: how many tokens to look at (default 200,000).
-        decode_site: site for the sparse autoencoder; default: the middle one; 'none' to skip.
-        cards: units per site that get a full card (default 32).
-        seed: seed of everything random (default 0).
-        device: cpu, cuda, cuda:1, mps.
-        config: TOML with settings of an audit; the flags above override it.
+        config: TOML with settings of an audit; other flags override it.
     """
-    from .studies.audit import audit_from_flags
+    from .studies.audit import run_audit
 
-    flags = {
-        "model": model,
-        "data": data and str(data),
-        "sites": site,
-        "tokens": tokens,
-        "decode_site": decode_site,
-        "cards": cards,
-        "seed": seed,
-        "device": device,
-    }
-    return _with_page(audit_from_flags({k: v for k, v in flags.items() if v is not None}, out=out, config=config))
+    return _with_page(run_audit(settings, out or Path("runs") / Path(settings.model.removeprefix("package:")).name))
 
 
 def harvest(
@@ -137,10 +112,11 @@ def reproduce(
     size: Literal["smoke", "paper"] = "paper",
     out: Path | None = None,
     report: Path | None = None,
+    figures: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
     full: bool = False,
-) -> dict[str, Any] | list[Any]:
+) -> dict[str, Any]:
     """Check claims about toy networks: what was published, what calculation says, what we measure.
 
     Runs the studies behind the claims, judges every claim (holds, differs, not reached) and builds the toy laboratory.
@@ -152,6 +128,7 @@ def reproduce(
         size: smoke takes seconds per study and judges what it can; paper reaches the numbers, about 20 minutes for all.
         out: folder of the run; default runs/toys, or runs/toys-smoke.
         report: also write the verdicts as Markdown, such as docs/results/toy-models.md.
+        figures: also write the figures as SVG into this folder (needs the extra `figures`).
         seed: seed of everything random.
         device: cpu, cuda, cuda:1, mps.
         full: sizes of the papers where paper size is a reduced one (hours).
@@ -160,19 +137,24 @@ def reproduce(
 
     if not ids and not all:
         return verbs.listing()
-    return _with_page(verbs.reproduce_claims(ids, out, size, report, seed, device, full))
+    settings = {"size": size, "seed": seed, "device": device, "full": full}
+    result = _with_page(verbs.reproduce_claims(ids, out, report, **settings))
+    if figures is not None:
+        _export(Path(result["run"]), figures)
+    return result
 
 
-def toy(config: Annotated[ToyConfig, tyro.conf.arg(name="")], *, out: Path | None = None) -> dict[str, Any]:
+def toy(config: Annotated[ToyConfig, tyro.conf.arg(name="")], *, out: Path = Path("runs/toy")) -> dict[str, Any]:
     """Train one toy network and look at it: feature directions, norms, interference, geometry.
 
     Args:
         config: the network, its features and how to train it.
-        out: folder of the run; default runs/toy.
+        out: folder of the run.
     """
     from .studies.toys.single import run_toy
+    from .studies.toys.verbs import to_stderr
 
-    return _with_page(run_toy(config, out or Path("runs/toy")))
+    return _with_page(run_toy(config, out, to_stderr))
 
 
 def runs(folder: Positional[Path] = Path("runs")) -> dict[str, Any]:
@@ -206,6 +188,13 @@ def _with_page(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "page": str(path), "next": f"open {path.as_uri()} in a browser, or list runs with `digon runs`"}
 
 
+def _export(run: Path, folder: Path) -> None:
+    from .page.figures import export
+    from .store.runs import Run
+
+    export(Run.open(run), folder)
+
+
 VERBS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "audit": audit,
@@ -224,7 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in given
     verb, rest = _parse_verb([word for word in given if word != "--json"])
     try:
-        result = tyro.cli(VERBS[verb], args=rest, prog=f"digon {verb}")
+        function = _with_file(rest) if verb == "audit" else VERBS[verb]
+        result = tyro.cli(function, args=rest, prog=f"digon {verb}")
     except DigonError as error:
         return _fail(error, as_json)
     except KeyboardInterrupt:
@@ -235,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse_verb(given: list[str]) -> tuple[str, list[str]]:
-    lines = [f"  {name:<8} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items()]
+    lines = [f"  {name:<9} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items()]
     parser = argparse.ArgumentParser(
         prog="digon",
         description="Polysemanticity and superposition in neural networks: measure, diagnose, decode, explain.",
@@ -251,6 +241,16 @@ def _parse_verb(given: list[str]) -> tuple[str, list[str]]:
     return parsed.verb, given[1:]
 
 
+def _with_file(rest: Sequence[str]) -> Callable[..., Any]:
+    """`audit` with the settings of its TOML file as defaults, so that flags override them."""
+    from . import config as configs
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    path = parser.parse_known_args(rest)[0].config
+    return audit if path is None else functools.partial(audit, settings=configs.load(AuditConfig, path))
+
+
 def _fail(error: DigonError, as_json: bool) -> int:
     if as_json:
         fields = {"error": error.problem, "expected": error.expected, "hint": error.hint}
@@ -262,11 +262,21 @@ def _fail(error: DigonError, as_json: bool) -> int:
 
 def _print(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(result))
+        print(_document(result))
         return
     from .page.terminal import show
 
     show(result)
+
+
+def _document(result: dict[str, Any]) -> str:
+    """One JSON document; of claims it is their list alone."""
+    from .records import to_json
+
+    if "claims" not in result:
+        return json.dumps(result)
+    rows = [json.loads(to_json(claim)) for claim in result["claims"]]
+    return json.dumps([{key: value for key, value in row.items() if key != "compare"} for row in rows])
 
 
 if __name__ == "__main__":

@@ -190,6 +190,29 @@ class Claim:
     high: Number
     tolerance: Number
     verdict: ClaimVerdict
+    compare: Literal["equal", "at least", "at most"] = "equal"
+    """How the measured value relates to the stated one if the claim holds."""
+
+    @property
+    def stated_text(self) -> str:
+        """What the claim says, with ≥ or ≤ where it is a bound."""
+        sign = {"equal": "", "at least": "≥ ", "at most": "≤ "}[self.compare]
+        return "–" if math.isnan(self.published) else sign + _short(self.published)
+
+    @property
+    def exact_text(self) -> str:
+        """What calculation gives; a dash where it gives nothing."""
+        return _short(self.exact)
+
+    @property
+    def measured_text(self) -> str:
+        """What was measured, with its interval."""
+        text = _short(self.measured)
+        return text if math.isnan(self.low) else f"{text} [{_short(self.low)}, {_short(self.high)}]"
+
+
+def _short(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}"
 
 
 @dataclass(frozen=True, config=_STRICT)

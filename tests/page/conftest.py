@@ -5,9 +5,28 @@ import shutil
 import numpy as np
 import pytest
 
-from digon.records import Check, Diagnosis, Excerpt, Explanation, Histogram, Measurement, Neighbor, Score, UnitCard
+from digon.records import (
+    Check,
+    Claim,
+    Diagnosis,
+    Excerpt,
+    Explanation,
+    Figure,
+    Frame,
+    Grid,
+    Histogram,
+    Measurement,
+    Neighbor,
+    Panel,
+    Score,
+    Series,
+    UnitCard,
+)
 from digon.store.runs import Run
 from digon.studies.settings import AuditConfig
+from digon.studies.toys.base import Outcome
+from digon.studies.toys.reproduce import write_outcome
+from digon.studies.toys.settings import ToyConfig
 
 EVIL = "<script>window.pwned=1</script>"
 BROWSER_ARGS = [
@@ -123,3 +142,98 @@ def browser():
         opened = started.chromium.launch(executable_path=chromium, args=BROWSER_ARGS)
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens pages at a hash and size; fails on any console error or request."""
+    contexts, trouble = [], []
+    browsers_own = ("Canvas2D:", "GL Driver Message", "[.WebGL")  # advice to the drawing library, from a software GPU
+
+    def complain(message):
+        if message.type in ("error", "warning") and not any(own in message.text for own in browsers_own):
+            trouble.append(message.text)
+
+    def page(url):
+        def go(hash_="", width=1280, scheme="light"):
+            context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            contexts.append(context)
+            tab = context.new_page()
+            tab.on("console", complain)
+            tab.on("pageerror", lambda e: trouble.append(str(e)))
+            tab.on(
+                "request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else trouble.append(r.url)
+            )
+            tab.goto(url + hash_)
+            tab.wait_for_selector("main h2")
+            return tab
+
+        return go
+
+    yield page
+    for context in contexts:
+        context.close()
+    assert trouble == []
+
+
+def claim(number, verdict, published=1.0):
+    nan = float("nan")
+    return Claim(
+        f"E1.{number}",
+        f"Claim {EVIL} {number}.",
+        "A paper",
+        "published",
+        published,
+        1.0,
+        1.02,
+        0.9,
+        nan,
+        0.1,
+        verdict,
+        "at least",
+    )
+
+
+def toy_figure():
+    def panels(density):
+        arrows = Series("arrows", "feature", (1.0, -0.5, -0.5), (0.0, density, -density), color=(0.1, 0.5, 0.9))
+        cube = Series("edges", "", (0.0, 1.0), (0.0, 1.0), (0.0, density))
+        bars = Series("bars", "norm", (0.0, 1.0, 2.0), (1.0, density, float("nan")), color=(0.0, 0.5, 1.0))
+        curve = Series(
+            "line",
+            "theory",
+            (0.01, 0.1, 1.0),
+            (0.1, 0.2, 0.3),
+            low=(0.0, 0.1, 0.2),
+            high=(0.2, 0.3, 0.4),
+            role="theory",
+        )
+        dots = Series(
+            "points", "measured", (0.01, 0.1, 1.0), (0.1, 0.2, 0.3), low=(0.0, 0.1, 0.2), high=(0.2, 0.3, 0.4)
+        )
+        gram = Grid((0.0, 1.0), (0.0, 1.0), ((1.0, -density), (-density, 1.0)), diverging=True)
+        return (
+            Panel("directions", "h1", "h2", (arrows,), square=True, color_range=(0.0, 1.0)),
+            Panel("solid", "h1", "h2", (cube,)),
+            Panel("inner products", "feature", "feature", grid=gram, square=True),
+            Panel("norms", "feature", "norm", (bars,), color_label="interference"),
+            Panel("curve", "density", "D", (curve, dots), x_log=True),
+        )
+
+    frames = tuple(Frame(f"{d} | {k}", panels(d)) for k in ("none", "pairs") for d in (0.1, 0.3, 0.5, 0.7, 0.9))
+    return Figure(
+        "E1-toy", f"A toy {EVIL}", "A paper", "A digon.", "Nothing else.", frames, control="density | correlation"
+    )
+
+
+@pytest.fixture
+def toy_run(tmp_path):
+    """A finished run of toy studies."""
+    run = Run.create(tmp_path / "toys", ToyConfig())
+    with run.stage("demonstration", "1"):
+        write_outcome(run, "demonstration", Outcome({}, figures=(toy_figure(),)))
+    run.write_json("claims", [claim(1, "holds"), claim(2, "differs"), claim(3, "not reached", float("nan"))])
+    run.write_json(
+        "facts", {"kind": "toys", "title": f"Toys {EVIL}", "size": "smoke", "seconds": {"demonstration": 1.5}}
+    )
+    return run

@@ -8,26 +8,9 @@ UNIT = "toy/layers.0.mlp.act#1"
 
 
 @pytest.fixture
-def opened(finished_run, browser):
-    """Opens the page at a hash and size; fails on any console error or request."""
-    url = build(finished_run.path).as_uri()
-    contexts, trouble = [], []
-
-    def go(hash_="", width=1280, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
-        tab.on("pageerror", lambda e: trouble.append(str(e)))
-        tab.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else trouble.append(r.url))
-        tab.goto(url + hash_)
-        tab.wait_for_selector("main h2")
-        return tab
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert trouble == []
+def opened(finished_run, visit):
+    """Opens the page of an audit."""
+    return visit(build(finished_run.path).as_uri())
 
 
 def test_a_unit_is_found_opened_and_shared(opened):

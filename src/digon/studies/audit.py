@@ -70,13 +70,6 @@ class _announced:
         return self._stage.__exit__(*error)
 
 
-def audit_from_flags(flags: dict[str, Any], *, out: Path | None, config: Path | None) -> dict[str, Any]:
-    """The verb `digon audit`: settings from a file, overridden by flags; then the run, then what to print."""
-    from_file = configs.to_dict(configs.load(AuditConfig, config)) if config else {}
-    settings = configs.from_dict(AuditConfig, {**from_file, **flags})
-    return run_audit(settings, out or Path("runs") / Path(settings.model.removeprefix("package:")).name)
-
-
 def run_audit(config: AuditConfig, out: Path, say: Say | None = None) -> dict[str, Any]:
     """Audit a network into the run folder `out`; returns what the command prints at its end.
 

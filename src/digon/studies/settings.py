@@ -1,18 +1,20 @@
 """The settings of an audit. Free of torch, so that the command line can show them at once."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
 
 
 @dataclass(frozen=True)
 class AuditConfig:
     """What to look at, how much of it, and how hard."""
 
-    model: str
+    model: Positional[str]
     """A folder (transformers or tinylm), an installed package that carries a model, or a hub name."""
     data: str | None = None
     """Text: a file, a folder, .jsonl or .parquet; none: Python's own source and documentation."""
-    sites: str = "layers.*.mlp.act"
+    sites: Annotated[str, arg(aliases=("--site",))] = "layers.*.mlp.act"
     """Glob over sites."""
     tokens: int = 200_000
     """How many tokens to look at."""

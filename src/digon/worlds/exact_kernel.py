@@ -1,437 +1,420 @@
-"""The expected loss of `population`, compiled for the CPU: same formula, values and gradients by hand.
+"""The expected loss of `population`, compiled for the CPU: same formula, with its gradient by hand.
 
 One row is one output of one network. Its own feature is folded into the product: with D̃ = D − s D′ for feature j and
-D̃ = D for the others, E[ReLU(z)²] − 2 E[xⱼ ReLU(z)] is one integral of e^{bs} (2/s³) Π φ̃, and the gradient is a sum of
-products with one factor left out, from running products in both directions. Loops over nodes are innermost, so that
-they run in vector registers.
+D̃ = D for the others, E[ReLU(z)²] − 2 E[xⱼ ReLU(z)] is one integral of e^{bs} (2/s³) Π φ̃. The gradient is a sum of
+products with one factor left out, from running products in both directions. Eight nodes are worked on together.
 
-Two features in [0, 1] need no integral: all active patterns are piecewise cubic, and two Gauss-Legendre nodes
-between kinks are exact.
+Two or three independent features in [0, 1] need no integral: `few_kernel`.
 
 This module imports numba; import it lazily.
 """
 
-import inspect
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
-BLOCK = 32
+from .eights import WIDTH, compiled, conjugate, exponential, inlined, inverse, ladder, load, real_dot, splat, store, within
+from .few_kernel import one_active, three_row, two_row
+
 LINE = 3.0
-NEAR = 0.1
+TAIL = 30.0
+NEAR = 0.05
 """Below this |w| the transforms come from their series."""
 SINGLE, CORRELATED, ANTICORRELATED = 0, 1, 2
 ALIAS = math.exp(-LINE)
 ALIAS0, ALIAS1, ALIAS2 = ALIAS / (1 - ALIAS), ALIAS / (1 - ALIAS) ** 2, ALIAS * (1 + ALIAS) / (1 - ALIAS) ** 3
-GAUSS = 0.5 / math.sqrt(3.0)
 
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit` with a cache on disk; run-time type checkers that wrapped the function are taken off first."""
+class Task(NamedTuple):
+    """What is the same for all instances."""
 
-    def wrap(function: Callable[..., Any]) -> Any:
-        return numba.njit(cache=True, fastmath=True, error_model="numpy", **options)(inspect.unwrap(function))
-
-    return wrap
-
-
-class Shape(NamedTuple):
-    """What the compiled code needs to know about the law, apart from densities."""
-
-    order: np.ndarray
-    """Features, group by group."""
-    first: np.ndarray
-    """Where every group starts in `order`, and the end."""
-    kinds: np.ndarray
+    n: int
+    m: int
+    tied: bool
+    biased: bool
+    """Whether the biases are free."""
+    linear: bool
+    """Whether the output is not clipped."""
+    few: bool
+    """Whether the closed form for up to three features holds."""
+    sets: bool
+    """Whether some features are correlated or anticorrelated."""
     symmetric: bool
     mean: float
     """E[value] of an active feature."""
     square: float
     """E[value²]."""
+    order: np.ndarray
+    """Features, group by group; a group is a single feature or a set."""
+    first: np.ndarray
+    """Where every group starts in `order`, and the end."""
+    kinds: np.ndarray
+    of: np.ndarray
+    """The group of every feature."""
 
 
 class Work(NamedTuple):
-    """Scratch space of one thread."""
+    """Scratch space of one thread; the first five hold eights."""
 
-    feature: np.ndarray
-    """[10, n, BLOCK]: table (re, im), D̃, dD̃/da, running product, factor of the group."""
-    line: np.ndarray
-    """[8, BLOCK]: Im s, 1/s (re, im), weighted e^{bs} 2/s³ (re, im), running product (re, im), table of b's rotation…"""
+    turn: np.ndarray
+    """e^{as} of every feature, and e^{bs}, at the nodes in turn."""
+    value: np.ndarray
+    slope: np.ndarray
+    before: np.ndarray
+    """Product of the factors of all groups before a group."""
+    factor: np.ndarray
+    jump: np.ndarray
+    """[n + 1, 2]: what turns e^{as} on by eight nodes."""
+    part: np.ndarray
+    """[4, n]: greatest, least, mean and variance of what every group adds to z."""
+    one: np.ndarray
+    """P(only feature i active) where that event is done in closed form."""
+    gram: np.ndarray
+    push: np.ndarray
+    """Slope of a row's loss by the inner products."""
 
 
-@compiled()
+@compiled
 def scratch(n):
     """Empty scratch space for n features."""
-    return Work(np.empty((10, n, BLOCK)), np.empty((9, BLOCK)))
+    wide = 2 * WIDTH
+    return Work(
+        np.empty((n + 1) * wide), np.empty(n * wide), np.empty(n * wide), np.empty(n * wide), np.empty(n * wide),
+        np.empty((n + 1, 2)), np.empty((4, max(n, 5))), np.empty(n), np.empty((n, n)), np.empty(n),
+    )  # fmt: skip
 
 
-@compiled()
-def rare(p, shape, one):
+@compiled
+def rare(p, task, one):
     """Fill `one` with P(only feature i active) where that is done in closed form; return P(none active)."""
-    groups = len(shape.kinds)
     none = 1.0
-    for g in range(groups):
+    for g in range(-1, len(task.kinds)):
         others = 1.0
-        for other in range(groups):
-            idle = 1.0
-            for t in range(shape.first[other], shape.first[other + 1]):
-                idle -= p[shape.order[t]]
-                if shape.kinds[other] == CORRELATED:
-                    break
-            idle = max(idle, 0.0)
+        for other in range(len(task.kinds)):
             if other != g:
-                others *= idle
-            elif g == 0:
-                none = idle
-        if g == 0:
-            none *= others
-        for t in range(shape.first[g], shape.first[g + 1]):
-            i = shape.order[t]
-            one[i] = 0.0 if shape.kinds[g] == CORRELATED else p[i] * others
+                idle = 1.0
+                for t in range(task.first[other], task.first[other + 1]):
+                    idle -= p[task.order[t]]
+                    if task.kinds[other] == CORRELATED:
+                        break
+                others *= max(idle, 0.0)
+        if g < 0:
+            none = others
+            continue
+        for t in range(task.first[g], task.first[g + 1]):
+            one[task.order[t]] = 0.0 if task.kinds[g] == CORRELATED else p[task.order[t]] * others
     return none
 
 
-@compiled()
-def _interval(g, b):
-    """Part of [0, 1] on which g x + b > 0."""
-    if g > 0:
-        return min(max(-b / g, 0.0), 1.0), 1.0
-    if g < 0:
-        return 0.0, min(max(-b / g, 0.0), 1.0)
-    return 0.0, 1.0 if b > 0 else 0.0
-
-
-@compiled()
-def one_active(h, g, b):
-    """∫₀¹ (h x − ReLU(g x + b))² dx and its derivatives by g and b."""
-    left, right = _interval(g, b)
-    cube, square, length = right**3 - left**3, right**2 - left**2, right - left
-    value = h * h / 3 + (g * g - 2 * h * g) * cube / 3 - (h - g) * b * square + b * b * length
-    return value, 2 * (g - h) * cube / 3 + b * square, 2 * b * length - (h - g) * square
-
-
-@compiled()
-def two_active(h, g, c, b):
-    """∫₀¹∫₀¹ (h x − ReLU(g x + c y + b))² dx dy and its derivatives by g, c and b: exact.
-
-    In y the inner integral is cubic between the points where c y + b crosses 0 and −g.
-    """
-    first, second = 1.0, 1.0
-    if c != 0:
-        first, second = -b / c, -(b + g) / c
-    if first > second:
-        first, second = second, first
-    first, second = min(max(first, 0.0), 1.0), min(max(second, 0.0), 1.0)
-    value, by_g, by_c, by_b = 0.0, 0.0, 0.0, 0.0
-    start = 0.0
-    for end in (first, second, 1.0):
-        half = (end - start) / 2
-        if half > 0:
-            for sign in (-1.0, 1.0):
-                y = start + half * (1 + sign * 2 * GAUSS)
-                v, vg, vb = one_active(h, g, c * y + b)
-                value += half * v
-                by_g += half * vg
-                by_c += half * vb * y
-                by_b += half * vb
-        start = end
-    return value, by_g, by_c, by_b
-
-
-@compiled()
-def pair_row(a, b, j, p, grad):
-    """Loss of output j of two independent features in [0, 1]; fills `grad`, returns the loss and its slope in b."""
-    k = 1 - j
-    both, mine, other, none = p[j] * p[k], p[j] * (1 - p[k]), p[k] * (1 - p[j]), (1 - p[j]) * (1 - p[k])
-    v1, g1, b1 = one_active(1.0, a[j], b)
-    v2, g2, b2 = one_active(0.0, a[k], b)
-    v3, g3, c3, b3 = two_active(1.0, a[j], a[k], b)
-    grad[j] = mine * g1 + both * g3
-    grad[k] = other * g2 + both * c3
-    open_ = max(b, 0.0)
-    value = none * open_ * open_ + mine * v1 + other * v2 + both * v3
-    return value, 2 * none * open_ + mine * b1 + other * b2 + both * b3
-
-
-@compiled()
-def _spread_of(a, p, shape, g):
+@compiled
+def _spread(a, p, task, g):
     """Greatest, least, mean and mean square of the part that group g adds to z."""
     up, down, mean, square, total, squares = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for t in range(shape.first[g], shape.first[g + 1]):
-        i = shape.order[t]
-        high = abs(a[i]) if shape.symmetric else max(a[i], 0.0)
-        low = -high if shape.symmetric else min(a[i], 0.0)
-        if shape.kinds[g] == CORRELATED:
-            up += high
-            down += low
-        else:
-            up = max(up, high)
-            down = min(down, low)
-        mean += p[i] * a[i] * shape.mean
-        square += p[i] * a[i] * a[i] * shape.square
-        total += a[i] * shape.mean
-        squares += a[i] * a[i] * (shape.square - shape.mean**2)
-    if shape.kinds[g] == CORRELATED:
-        square = p[shape.order[shape.first[g]]] * (total * total + squares)
+    together = task.kinds[g] == CORRELATED
+    for t in range(task.first[g], task.first[g + 1]):
+        i = task.order[t]
+        high = abs(a[i]) if task.symmetric else max(a[i], 0.0)
+        low = -high if task.symmetric else min(a[i], 0.0)
+        up = up + high if together else max(up, high)
+        down = down + low if together else min(down, low)
+        mean += p[i] * a[i] * task.mean
+        square += p[i] * a[i] * a[i] * task.square
+        total += a[i] * task.mean
+        squares += a[i] * a[i] * (task.square - task.mean**2)
+    if together:
+        square = p[task.order[task.first[g]]] * (total * total + squares)
     return up, down, mean, square
 
 
-@compiled()
-def _period(a, b, p, shape, tail, parts):
-    """T with |z| ≤ T except with probability e^{−tail}; also the greatest and least z, E[a·x] and E[(a·x)²]."""
-    groups = len(shape.kinds)
+@compiled
+def _range(a, b, p, task, part):
+    """Period T with |z| ≤ T except with probability e^{−TAIL}; greatest and least z, E[a·x] and E[(a·x)²].
+
+    Large parts of z count at their worst, small ones by Bernstein's inequality.
+    """
+    groups = len(task.kinds)
+    if task.sets:
+        for g in range(groups):
+            part[0, g], part[1, g], part[2, g], square = _spread(a, p, task, g)
+            part[3, g] = square - part[2, g] ** 2
+    else:
+        for g in range(groups):
+            ag, size = a[g], abs(a[g])
+            mean = p[g] * ag * task.mean
+            part[0, g] = size if task.symmetric else (ag if ag > 0 else 0.0)
+            part[1, g] = -size if task.symmetric else (ag if ag < 0 else 0.0)
+            part[2, g], part[3, g] = mean, p[g] * ag * ag * task.square - mean * mean
     high, low, mean, square, largest = b, b, 0.0, 0.0, 0.0
     for g in range(groups):
-        up, down, m, q = _spread_of(a, p, shape, g)
-        parts[0, g], parts[1, g], parts[2, g], parts[3, g] = up, down, m, q - m * m
-        high += up
-        low += down
-        mean += m
-        square += q - m * m
-        largest = max(largest, max(up, -down))
+        high += part[0, g]
+        low += part[1, g]
+        mean += part[2, g]
+        square += part[3, g]
+        largest = max(largest, part[0, g] - part[1, g])
     period = max(high, -low)
-    cut = largest
-    for _ in range(8 if groups > 4 else 0):
-        top, bottom, variance, biggest = b, b, 0.0, 0.0
+    for step in range(4 if groups > 4 and low < 0 < high else 0):
+        cut = largest * 0.4**step
+        top, bottom, variance = b, b, 0.0
         for g in range(groups):
-            size = max(parts[0, g], -parts[1, g])
-            if size > cut:
-                top += parts[0, g]
-                bottom += parts[1, g]
-            else:
-                top += parts[2, g]
-                bottom += parts[2, g]
-                variance += parts[3, g]
-                biggest = max(biggest, size)
-        third = biggest * tail / 3
-        slack = third + math.sqrt(third * third + 2 * tail * max(variance, 0.0))
+            big = part[0, g] - part[1, g] > cut
+            top += part[0, g] if big else part[2, g]
+            bottom += part[1, g] if big else part[2, g]
+            variance += 0.0 if big else part[3, g]
+        third = cut * TAIL / 3
+        slack = third + math.sqrt(third * third + 2 * TAIL * max(variance, 0.0))
         period = min(period, max(top + slack, slack - bottom))
-        cut /= 2
     return max(period, 1e-9), high, low, mean, square + mean * mean
 
 
-@compiled()
-def _turns(angle, re, im):
-    """Fill re + i·im with e^{i·angle·r}, r = 0, 1, …"""
-    re[0], im[0] = 1.0, 0.0
-    re[1], im[1] = math.cos(angle), math.sin(angle)
-    for r in range(2, BLOCK):
-        u = r // 2
-        v = r - u
-        re[r] = re[u] * re[v] - im[u] * im[v]
-        im[r] = re[u] * im[v] + im[u] * re[v]
-
-
-@compiled()
-def _near(a, sr, si, symmetric, own):
-    """D̃ and dD̃/da at small |a s|, complex, from series."""
-    s = complex(sr, si)
-    w = a * s
+@inlined
+def _series(a, s, symmetric, own):
+    """D̃ and dD̃/da at small |a s|."""
+    w = s * a
     if symmetric:
         u = w * w
-        d = 1 + u / 6 * (1 + u / 20 * (1 + u / 42 * (1 + u / 72)))
-        slope = w / 3 * (1 + u / 10 * (1 + u / 28 * (1 + u / 54)))
-        bend = (1 + u * 3 / 10 * (1 + u * 5 / 84 * (1 + u * 7 / 270))) / 3
+        d = (((u * (1 / 72) + 1.0) * u * (1 / 42) + 1.0) * u * (1 / 20) + 1.0) * u * (1 / 6) + 1.0
+        g = ((u * (1 / 54) + 1.0) * u * (1 / 28) + 1.0) * u * (1 / 10) + 1.0
+        g = s * (w * g * (1 / 3))
+        bend = (((u * (7 / 270) + 1.0) * u * (5 / 84) + 1.0) * u * (3 / 10) + 1.0) * (1 / 3)
     else:
-        d = 1 + w / 2 * (1 + w / 3 * (1 + w / 4 * (1 + w / 5 * (1 + w / 6 * (1 + w / 7 * (1 + w / 8 * (1 + w / 9)))))))
-        slope = 1 + w * 4 / 15 * (1 + w * 5 / 24 * (1 + w * 6 / 35 * (1 + w * 7 / 48 * (1 + w * 8 / 63))))
-        slope = 1 / 2 + w / 3 * (1 + w * 3 / 8 * slope)
-        bend = 1 + w * 5 / 18 * (1 + w * 3 / 14 * (1 + w * 7 / 40 * (1 + w * 4 / 27 * (1 + w * 9 / 70))))
-        bend = 1 / 3 + w / 4 * (1 + w * 2 / 5 * bend)
+        d = ((w * (1 / 7) + 1.0) * w * (1 / 6) + 1.0) * w * (1 / 5) + 1.0
+        d = (((d * w * (1 / 4) + 1.0) * w * (1 / 3)) + 1.0) * w * (1 / 2) + 1.0
+        g = ((w * (6 / 35) + 1.0) * w * (5 / 24) + 1.0) * w * (4 / 15) + 1.0
+        g = s * ((g * w * (3 / 8) + 1.0) * w * (1 / 3) + 0.5)
+        bend = ((w * (4 / 27) + 1.0) * w * (7 / 40) + 1.0) * w * (3 / 14) + 1.0
+        bend = ((bend * w * (5 / 18) + 1.0) * w * (2 / 5) + 1.0) * w * (1 / 4) + 1 / 3
     if own:
-        return d - s * slope, s * slope - s * s * bend
-    return d, s * slope
-
-
-@compiled()
-def _transforms(i, a, sr, angle, own, symmetric, f, line):
-    """Fill f[2:6, i] with D̃ and dD̃/da of feature i at the nodes of this block; `angle` is a times its first Im s."""
-    si, vr, vi = line[0], line[1], line[2]
-    nearest, farthest = math.hypot(sr, si[0]) * abs(a), math.hypot(sr, si[BLOCK - 1]) * abs(a)
-    if nearest >= NEAR:
-        grow = math.exp(a * sr)
-        br, bi, inverse = grow * math.cos(angle), grow * math.sin(angle), 1 / a
-        if symmetric:
-            shrink = 1 / grow
-            cr, ci = shrink * math.cos(angle), -shrink * math.sin(angle)
-            for r in range(BLOCK):
-                er, ei = br * f[0, i, r] - bi * f[1, i, r], br * f[1, i, r] + bi * f[0, i, r]
-                nr, ni = cr * f[0, i, r] + ci * f[1, i, r], ci * f[0, i, r] - cr * f[1, i, r]
-                hr, hi = (er - nr) / 2, (ei - ni) / 2  # sinh
-                dr, di = (hr * vr[r] - hi * vi[r]) * inverse, (hr * vi[r] + hi * vr[r]) * inverse
-                gr, gi = ((er + nr) / 2 - dr) * inverse, ((ei + ni) / 2 - di) * inverse
-                f[2, i, r], f[3, i, r], f[4, i, r], f[5, i, r] = dr, di, gr, gi
-                if own:
-                    f[2, i, r], f[3, i, r] = dr - gr, di - gi
-                    f[4, i, r] = gr - (sr * hr - si[r] * hi - 2 * gr) * inverse
-                    f[5, i, r] = gi - (sr * hi + si[r] * hr - 2 * gi) * inverse
-            return
-        for r in range(BLOCK):
-            er, ei = br * f[0, i, r] - bi * f[1, i, r], br * f[1, i, r] + bi * f[0, i, r]
-            dr, di = ((er - 1) * vr[r] - ei * vi[r]) * inverse, ((er - 1) * vi[r] + ei * vr[r]) * inverse
-            gr, gi = (er - dr) * inverse, (ei - di) * inverse
-            f[2, i, r], f[3, i, r], f[4, i, r], f[5, i, r] = dr, di, gr, gi
-            if own:
-                f[2, i, r], f[3, i, r] = dr - gr, di - gi
-                f[4, i, r] = gr - (sr * er - si[r] * ei - 2 * gr) * inverse
-                f[5, i, r] = gi - (sr * ei + si[r] * er - 2 * gi) * inverse
-        return
-    for r in range(BLOCK):
-        if farthest < NEAR or math.hypot(sr, si[r]) * abs(a) < NEAR:
-            d, g = _near(a, sr, si[r], symmetric, own)
-        else:
-            d, g = _far(a, sr, si[r], symmetric, own)
-        f[2, i, r], f[3, i, r], f[4, i, r], f[5, i, r] = d.real, d.imag, g.real, g.imag
-
-
-@compiled()
-def _far(a, sr, si, symmetric, own):
-    """D̃ and dD̃/da at large |a s|, complex, one node."""
-    s = complex(sr, si)
-    grow, angle = math.exp(a * sr), a * si
-    e = complex(grow * math.cos(angle), grow * math.sin(angle))
-    if symmetric:
-        rise, value = (e + 1 / e) / 2, (e - 1 / e) / 2
-        d = value / (a * s)
-        bend = value
-    else:
-        d = (e - 1) / (a * s)
-        rise = bend = e
-    g = (rise - d) / a
-    if own:
-        return d - g, g - (s * bend - 2 * g) / a
+        return d - g, g - s * s * bend
     return d, g
 
 
-@compiled()
-def _factor(g, p, shape, f):
-    """Fill f[8:10, g] with the factor of group g."""
-    start, end = shape.first[g], shape.first[g + 1]
-    head = shape.order[start]
-    if shape.kinds[g] == CORRELATED:
-        for r in range(BLOCK):
-            re, im = p[head], 0.0
-            for t in range(start, end):
-                i = shape.order[t]
-                re, im = re * f[2, i, r] - im * f[3, i, r], re * f[3, i, r] + im * f[2, i, r]
-            f[8, g, r], f[9, g, r] = 1 - p[head] + re, im
-        return
-    idle = 1.0
-    for t in range(start, end):
-        idle -= p[shape.order[t]]
-    for r in range(BLOCK):
-        f[8, g, r], f[9, g, r] = idle + p[head] * f[2, head, r], p[head] * f[3, head, r]
+@inlined
+def _transform(a, s, v, e, shrink, symmetric, own):
+    """D̃ and dD̃/da from e = e^{as} and v = 1/s; `shrink` is |e|⁻²."""
+    back = 1 / a
+    if symmetric:
+        opposite = conjugate(e) * shrink
+        rise, bend = (e + opposite) * 0.5, (e - opposite) * 0.5  # cosh and sinh
+        d = bend * v * back
+    else:
+        rise, bend = e, e
+        d = (e - 1.0) * v * back
+    g = (rise - d) * back
+    if own:
+        return d - g, g - (s * bend - g * 2.0) * back
+    return d, g
+
+
+@inlined
+def _wind(at, a, sr, step, work):
+    """Put e^{as} at the first eight nodes into place and remember what turns it on."""
+    store(work.turn, at, exponential(ladder(a * sr, 0.0, a * step)))
+    e, base = work.turn, at * 2 * WIDTH
+    size = 1 / (e[base] * e[base])
+    re, im, last = e[base + 1], e[base + WIDTH + 1], base + WIDTH - 1
+    work.jump[at, 0] = (re * e[last] - im * e[last + WIDTH]) * size
+    work.jump[at, 1] = (re * e[last + WIDTH] + im * e[last]) * size
+
+
+@inlined
+def _factor(g, p, task, work):
+    """The factor of group g."""
+    start, end = task.first[g], task.first[g + 1]
+    i = task.order[start]
+    if task.kinds[g] == CORRELATED:
+        product = load(work.value, i)
+        for t in range(start + 1, end):
+            product = product * load(work.value, task.order[t])
+        return product * p[i] + (1 - p[i])
+    idle, total = 1 - p[i], load(work.value, i) * p[i]
     for t in range(start + 1, end):
-        i = shape.order[t]
-        for r in range(BLOCK):
-            f[8, g, r] += p[i] * f[2, i, r]
-            f[9, g, r] += p[i] * f[3, i, r]
+        i = task.order[t]
+        idle -= p[i]
+        total = total + load(work.value, i) * p[i]
+    return total + idle
 
 
-@compiled()
-def _slopes(g, p, one, shape, f, line, grad):
-    """Add what group g contributes to the gradient; line[5:7] holds the product of all factors behind it."""
-    start, end = shape.first[g], shape.first[g + 1]
-    xr, xi, wr, wi = line[5], line[6], line[3], line[4]
+@inlined
+def _slopes(g, around, weight, p, task, work, grad):
+    """Add what group g contributes to the gradient; `around` is the product of all other factors."""
+    start, end = task.first[g], task.first[g + 1]
     for t in range(start, end):
-        i = shape.order[t]
-        total = 0.0
-        if shape.kinds[g] == CORRELATED:
-            for r in range(BLOCK):
-                re, im = f[6, g, r] * xr[r] - f[7, g, r] * xi[r], f[6, g, r] * xi[r] + f[7, g, r] * xr[r]
-                for u in range(start, end):
-                    k = shape.order[u]
-                    if u != t:
-                        re, im = re * f[2, k, r] - im * f[3, k, r], re * f[3, k, r] + im * f[2, k, r]
-                total += re * f[4, i, r] - im * f[5, i, r]
-            grad[i] += p[i] * total
-            continue
-        for r in range(BLOCK):
-            re = p[i] * (f[6, g, r] * xr[r] - f[7, g, r] * xi[r]) - one[i] * wr[r]
-            im = p[i] * (f[6, g, r] * xi[r] + f[7, g, r] * xr[r]) - one[i] * wi[r]
-            total += re * f[4, i, r] - im * f[5, i, r]
-        grad[i] += total
-    for r in range(BLOCK):
-        re = xr[r] * f[8, g, r] - xi[r] * f[9, g, r]
-        xi[r] = xr[r] * f[9, g, r] + xi[r] * f[8, g, r]
-        xr[r] = re
+        i = task.order[t]
+        others = around * p[i]
+        if task.kinds[g] == CORRELATED:
+            for u in range(start, end):
+                if u != t:
+                    others = others * load(work.value, task.order[u])
+        elif work.one[i] > 0:
+            others = others - weight * work.one[i]
+        grad[i] += real_dot(others, load(work.slope, i))
 
 
-@compiled()
-def _nodes(first, period, b, line):
-    """Fill the line: Im s, 1/s and the weighted e^{bs} 2/s³ of the nodes first … first + BLOCK − 1."""
-    sr, step = LINE / period, 2 * math.pi / period
-    grow = math.exp(b * sr) * 4 / period
-    angle = b * step * first
-    br, bi = grow * math.cos(angle), grow * math.sin(angle)
-    for r in range(BLOCK):
-        si = (first + r) * step
-        size = 1 / (sr * sr + si * si)
-        vr, vi = sr * size, -si * size
-        er, ei = br * line[7, r] - bi * line[8, r], br * line[8, r] + bi * line[7, r]
-        qr, qi = vr * vr - vi * vi, 2 * vr * vi
-        cr, ci = qr * vr - qi * vi, qr * vi + qi * vr
-        line[0, r], line[1, r], line[2, r] = si, vr, vi
-        line[3, r], line[4, r] = er * cr - ei * ci, er * ci + ei * cr
-    if first == 0:
-        line[3, 0] /= 2
-        line[4, 0] /= 2
+@compiled
+def _integral(a, b, j, p, none, period, count, tolerance, most, task, work, grad):
+    """Trapezoidal sum for E[ReLU(z)²] − 2 E[xⱼ ReLU(z)] without the events done in closed form; adds to `grad`.
 
-
-@compiled()
-def _integral(a, b, j, p, none, one, period, nodes, shape, work, grad):
-    """Trapezoidal sum for E[ReLU(z)²] − 2 E[xⱼ ReLU(z)] without the events done in closed form; adds to `grad`."""
-    f, line = work.feature, work.line
-    groups, n = len(shape.kinds), len(a)
+    Starts with `count` nodes; with a tolerance, doubles them until the sum changes by less. Returns the sum, its slope
+    by b and the nodes used.
+    """
+    n, groups = len(a), len(task.kinds)
     step, sr = 2 * math.pi / period, LINE / period
     for i in range(n):
-        _turns(a[i] * step, f[0, i], f[1, i])
-    _turns(b * step, line[7], line[8])
-    value, slope = 0.0, 0.0
-    for first in range(0, nodes, BLOCK):
-        _nodes(first, period, b, line)
+        _wind(i, a[i], sr, step, work)
+    _wind(n, b, sr, step, work)
+    value, slope, at, before = 0.0, 0.0, 0, 0.0
+    while True:
+        s = ladder(sr, at * step, step)
+        v = inverse(s)
+        e = load(work.turn, n)
+        weight = e * v * v * v * (4 / period)
+        store(work.turn, n, e * splat(work.jump[n, 0], work.jump[n, 1]))
+        if at == 0:
+            store(work.factor, 0, weight)
+            work.factor[0] /= 2
+            work.factor[WIDTH] /= 2
+            weight = load(work.factor, 0)
+        near, far = math.hypot(sr, at * step), math.hypot(sr, (at + WIDTH - 1) * step)
+        left, product = splat(-none, 0.0), splat(1.0, 0.0)
         for i in range(n):
-            _transforms(i, a[i], sr, a[i] * step * first, i == j, shape.symmetric, f, line)
-        for r in range(BLOCK):
-            line[5, r], line[6, r] = 1.0, 0.0
+            if far * abs(a[i]) < NEAR:
+                d, g = _series(a[i], s, task.symmetric, i == j)
+            else:
+                e = load(work.turn, i)
+                shrink = math.exp(-2 * a[i] * sr) if task.symmetric else 0.0
+                d, g = _transform(a[i], s, v, e, shrink, task.symmetric, i == j)
+                if near * abs(a[i]) < NEAR:
+                    closed, inner = _series(a[i], s, task.symmetric, i == j)
+                    d, g = within(s, NEAR / abs(a[i]), closed, d), within(s, NEAR / abs(a[i]), inner, g)
+            store(work.turn, i, load(work.turn, i) * splat(work.jump[i, 0], work.jump[i, 1]))
+            store(work.value, i, d)
+            store(work.slope, i, g)
+            if work.one[i] > 0:
+                left = left - d * work.one[i]
         for g in range(groups):
-            _factor(g, p, shape, f)
-            for r in range(BLOCK):
-                re, im = line[5, r], line[6, r]
-                f[6, g, r], f[7, g, r] = re, im
-                line[5, r] = re * f[8, g, r] - im * f[9, g, r]
-                line[6, r] = re * f[9, g, r] + im * f[8, g, r]
-        for r in range(BLOCK):
-            line[5, r] -= none
-        for i in range(n):
-            if one[i] > 0:
-                for r in range(BLOCK):
-                    line[5, r] -= one[i] * f[2, i, r]
-                    line[6, r] -= one[i] * f[3, i, r]
-        for r in range(BLOCK):
-            re = line[3, r] * line[5, r] - line[4, r] * line[6, r]
-            im = line[3, r] * line[6, r] + line[4, r] * line[5, r]
-            value += re
-            slope += sr * re - line[0, r] * im
-            line[5, r], line[6, r] = line[3, r], line[4, r]
+            factor = _factor(g, p, task, work)
+            store(work.factor, g, factor)
+            store(work.before, g, product)
+            product = product * factor
+        left = weight * (left + product)
+        value += real_dot(left, splat(1.0, 0.0))
+        slope += real_dot(left, s)
+        after = weight
         for g in range(groups - 1, -1, -1):
-            _slopes(g, p, one, shape, f, line, grad)
-    return value, slope
+            _slopes(g, after * load(work.before, g), weight, p, task, work, grad)
+            after = after * load(work.factor, g)
+        at += WIDTH
+        if at >= count:
+            if tolerance <= 0 or count >= most or (before != 0 and abs(value - before) < tolerance):
+                return value, slope, count
+            before = value
+            count *= 2
 
 
-@compiled()
-def _moment_pull(i, a, p, shape, of, level):
-    """E[xᵢ a·x], for which `of` names the group of i and `level` is E[a·x]."""
-    g = of
+@inlined
+def _pull(i, a, p, task, level):
+    """E[xᵢ a·x], where `level` is E[a·x]."""
+    if not task.sets:
+        return p[i] * (task.mean * (level - p[i] * a[i] * task.mean) + a[i] * task.square)
+    g = task.of[i]
     mine, total = 0.0, 0.0
-    for t in range(shape.first[g], shape.first[g + 1]):
-        k = shape.order[t]
-        mine += p[k] * a[k] * shape.mean
-        total += a[k] * shape.mean
-    outside = p[i] * shape.mean * (level - mine)
-    if shape.kinds[g] == CORRELATED:
-        return outside + p[i] * (shape.mean * total + a[i] * (shape.square - shape.mean**2))
-    return outside + p[i] * a[i] * shape.square
+    for t in range(task.first[g], task.first[g + 1]):
+        k = task.order[t]
+        mine += p[k] * a[k] * task.mean
+        total += a[k] * task.mean
+    outside = p[i] * task.mean * (level - mine)
+    if task.kinds[g] == CORRELATED:
+        return outside + p[i] * (task.mean * total + a[i] * (task.square - task.mean**2))
+    return outside + p[i] * a[i] * task.square
+
+
+@inlined
+def _second(i, k, p, task):
+    """E[xᵢ xₖ]."""
+    if i == k:
+        return p[i] * task.square
+    if not task.sets or task.of[i] != task.of[k]:
+        return p[i] * p[k] * task.mean**2
+    return p[i] * task.mean**2 if task.kinds[task.of[i]] == CORRELATED else 0.0
+
+
+@compiled
+def row(a, b, j, p, none, count, tolerance, most, task, work, grad):
+    """Loss of output j, z = b + a·x; fills `grad` with its slopes by a; returns it, its slope by b and the nodes used."""
+    if task.few:
+        value, slope = two_row(a, b, j, p, grad) if task.n == 2 else three_row(a, b, j, p, grad, work.part[0])
+        return value, slope, count
+    period, high, low, level, spread = _range(a, b, p, task, work.part)
+    target, mean, first, second = p[j] * task.square, p[j] * task.mean, task.mean, task.square
+    if high <= 0 and not task.linear:
+        grad[:] = 0.0
+        return target, 0.0, count
+    if low >= 0 or task.linear:
+        for k in range(task.n):
+            grad[k] = 2 * (b * p[k] * first + _pull(k, a, p, task, level) - _second(j, k, p, task))
+        pulled = b * mean + _pull(j, a, p, task, level)
+        return target - 2 * pulled + b * b + 2 * b * level + spread, 2 * (b + level - mean), count
+    # Copies of z at distance 2T are whole polynomials of what is left once the rare events are out.
+    linear, flat = 2 * ALIAS1 * period, ALIAS2 * period * period
+    share, rising, square = 1 - none, b + level - none * b, b * b + 2 * b * level + spread - none * b * b
+    up = max(b, 0.0)
+    value, slope = none * up * up + target, 2 * none * up
+    for k in range(task.n):
+        one, ak, twice = work.one[k], a[k], 2 * ALIAS0 * _second(j, k, p, task)
+        grad[k] = twice - 2 * ALIAS0 * (b * p[k] * first + _pull(k, a, p, task, level)) - linear * p[k] * first
+        if one > 0:
+            share -= one
+            rising -= one * (b + ak * first)
+            square -= one * (b * b + 2 * b * ak * first + ak * ak * second)
+            grad[k] += one * (2 * ALIAS0 * (b * first + ak * second) + linear * first)
+            own = 1.0 if k == j else 0.0
+            v, vg, vb = one_active(own, ak, b)
+            if task.symmetric:
+                w, wg, wb = one_active(-own, -ak, b)
+                v, vg, vb = (v + w) / 2, (vg - wg) / 2, (vb + wb) / 2
+            value += one * v
+            slope += one * vb
+            grad[k] += one * vg
+    grad[j] -= 2 * ALIAS0 * work.one[j] * second
+    mine = mean - work.one[j] * first
+    pulled = b * mean + _pull(j, a, p, task, level) - work.one[j] * (b * first + a[j] * second)
+    value += -work.one[j] * second - ALIAS0 * square - linear * rising - flat * share
+    value += 2 * ALIAS0 * pulled + linear * mine
+    slope += -2 * ALIAS0 * rising - linear * share + 2 * ALIAS0 * mine
+    rest, tilt, used = _integral(a, b, j, p, none, period, count, tolerance, most, task, work, grad)
+    return value + rest, slope + tilt, used
+
+
+@compiled
+def evaluate(theta, task, p, importance, none, nodes, tolerance, most, work, gradient):
+    """Loss of one network; fills `gradient`. `nodes` holds the nodes of every row, and afterwards what was used.
+
+    theta: W, V unless tied, b. `tolerance`: acceptable change of a row's weighted loss under doubled nodes; 0: none.
+    """
+    n, m = task.n, task.m
+    other = 0 if task.tied else n * m  # where V starts
+    last = len(theta) - n  # where b starts
+    gradient[:] = 0.0
+    total = 0.0
+    for j in range(n):
+        for i in range(n):
+            inner = 0.0
+            for k in range(m):
+                inner += theta[j * m + k] * theta[other + i * m + k]
+            work.gram[j, i] = inner
+    for j in range(n):
+        weight, b, push = importance[j], theta[last + j], work.push
+        if weight == 0:
+            continue
+        value, slope, nodes[j] = row(work.gram[j], b, j, p, none, nodes[j], tolerance / weight, most, task, work, push)
+        total += weight * value
+        if task.biased:
+            gradient[last + j] = weight * slope
+        for i in range(n):
+            pushed = weight * push[i]
+            for k in range(m):
+                gradient[j * m + k] += pushed * theta[other + i * m + k]
+            for k in range(m):
+                gradient[other + i * m + k] += pushed * theta[j * m + k]
+    return total

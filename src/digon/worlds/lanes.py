@@ -8,7 +8,7 @@ is sixteen float32 or uint32 numbers, in one AVX-512 register, two AVX2 ones or 
 from collections.abc import Callable
 from typing import Any, no_type_check
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import njit, types
 from numba.extending import intrinsic, models, register_model
 
@@ -204,6 +204,69 @@ def real(typing, word):
         return builder.sitofp(values[0], _FLOATS)
 
     return floats(words), code
+
+
+@intrinsic
+@no_type_check
+def occupied(typing, value):
+    """Which lanes are not 0, as the bits of an integer."""
+
+    def code(context, builder, signature, values):
+        filled = builder.fcmp_unordered("!=", values[0], ir.Constant(_FLOATS, [0.0] * WIDTH))
+        return builder.zext(builder.bitcast(filled, ir.IntType(WIDTH)), ir.IntType(64))
+
+    return types.int64(floats), code
+
+
+@intrinsic
+@no_type_check
+def lowest(typing, bits):
+    """Number of the lowest bit that is set; some must be."""
+
+    def code(context, builder, signature, values):
+        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+@no_type_check
+def arrive(typing, counter):
+    """Add 1 to the first number of an int64 array that threads share."""
+
+    def code(context, builder, signature, values):
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        builder.atomic_rmw("add", data, ir.Constant(ir.IntType(64), 1), "acq_rel")
+        return context.get_dummy_value()
+
+    return types.void(counter), code
+
+
+@intrinsic
+@no_type_check
+def arrived(typing, counter):
+    """The first number of an int64 array that threads share."""
+
+    def code(context, builder, signature, values):
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return builder.load_atomic(data, "acquire", align=8)
+
+    return types.int64(counter), code
+
+
+@intrinsic
+@no_type_check
+def rest(typing):
+    """Let another thread have the core, where the system has a call for it."""
+
+    def code(context, builder, signature, values):
+        if binding.address_of_symbol("sched_yield"):
+            kind = ir.FunctionType(ir.IntType(32), [])
+            found = builder.module.globals.get("sched_yield") or ir.Function(builder.module, kind, "sched_yield")
+            builder.call(found, [])
+        return context.get_dummy_value()
+
+    return types.void(), code
 
 
 @intrinsic

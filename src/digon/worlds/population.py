@@ -239,7 +239,7 @@ def _piece(rows: _Rows, nodes: int) -> Float[Tensor, " r"]:
 
 def _integrals(rows: _Rows, none: Tensor, one: Tensor, period: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
     """Trapezoidal sums for E[ReLU(z)²] and E[x_own ReLU(z)] without the events done in closed form."""
-    k = torch.arange(nodes + 1, device=rows.b.device)
+    k = torch.arange(nodes + 1, dtype=rows.b.dtype, device=rows.b.device)
     s = torch.complex((LINE / period)[:, None].expand(-1, nodes + 1), 2 * math.pi * k / period[:, None])
     w = rows.a[..., None] * s[:, None]
     d = transform(w, rows.law.values)

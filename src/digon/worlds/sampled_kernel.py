@@ -1,17 +1,19 @@
-"""Train small toy networks on fresh samples at the speed of the arithmetic: one network per thread, all of it in cache.
+"""Train small toy networks on fresh samples at the speed of the arithmetic: all of a network's state stays in cache.
 
     h = act(x V),  y = act(h Wᵀ + b),  loss = Σ_j I_j (y_j − t_j)²,  t = x or |x|,  act(z) = z or slope · z below 0
 
-A batch is cut into tiles of sixteen samples, each number of a sample in its own lane, so that every product of the
-forward and the backward pass is a sum of (one weight) × (sixteen lanes). For one block of tiles after another:
+A batch is cut into slices with generators of their own, which threads may share, and a slice into tiles of sixteen
+samples, each number of a sample in its own lane, so that every product of the forward and the backward pass is a sum
+of (one weight) × (sixteen lanes). For one block of tiles after another:
 
     1. draw     xoshiro128+ in every lane; one draw decides whether a feature is active and, rescaled, its value
     2. forward  h, then z = h Wᵀ
     3. judge    loss, e = ∂loss/∂z, gradient of the bias
     4. back     g = e W · act'(h);  ∂W += eᵀ h,  ∂V += xᵀ g
 
-then one step of Adam, AdamW or SGD with torch's meaning of every setting. The readable reference is the torch path of
-`worlds/fit`; tests compare gradients, steps, moments and final losses.
+then one step of Adam, AdamW or SGD with torch's meaning of every setting. Where few features are active, products with
+x, and with e if most outputs are right, go over the numbers that are not 0 (`worlds/tiles`). The readable
+reference is the torch path of `worlds/fit`; tests compare gradients, steps, moments and final losses.
 
 Source of the generator: Blackman and Vigna 2021, "Scrambled linear pseudorandom number generators".
 """
@@ -22,7 +24,10 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 
 from .lanes import (
+    WIDTH,
     add,
+    arrive,
+    arrived,
     either,
     fused,
     kernel,
@@ -30,8 +35,10 @@ from .lanes import (
     load,
     magnitude,
     multiply,
+    occupied,
     plus,
     real,
+    rest,
     shifted,
     splat,
     store,
@@ -40,10 +47,16 @@ from .lanes import (
     totals,
     within,
 )  # fmt: skip
+from .tiles import collect, note, outer, product, scatter, to_rows, to_tiles
 
-LANES = 16
+LANES = WIDTH
 SGD, ADAM, ADAMW = 0, 1, 2
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+DRAWS = 2.0**31
+PATIENCE = 500
+"""Looks at a counter before a waiting thread lets go of its core."""
+CROWD = 0.1
+"""Share of wrong outputs from which on products with the errors are dense."""
 
 
 class Plan(NamedTuple):
@@ -52,13 +65,21 @@ class Plan(NamedTuple):
     n: int
     m: int
     batch: int
+    slices: int
+    """Parts of a batch with generators and gradients of their own."""
+    rows: int
+    """Samples of a slice; a multiple of 32."""
     tiles: int
     """Tiles of sixteen samples that are worked on together; even."""
+    sparse: bool
+    """Whether products go over active features only."""
     tied: bool
     absolute: bool
     """Whether the target is |x|."""
     hidden: np.float32
     """Slope of the hidden activation below 0: 1 linear, 0 ReLU."""
+    trained: int
+    """Numbers of theta that learn: without the biases if those are fixed."""
     slopes: np.ndarray
     """Slope of the output below 0 at every step, float32."""
     rates: np.ndarray
@@ -68,7 +89,7 @@ class Plan(NamedTuple):
 
 
 class Law(NamedTuple):
-    """Sampling tables per instance and feature: active where low ≤ draw − low < span, value = scale · (draw − low) + shift."""
+    """Sampling tables per instance and feature: active where low ≤ draw < low + span, value = scale · (draw − low) + shift."""
 
     low: np.ndarray
     span: np.ndarray
@@ -85,68 +106,191 @@ class State(NamedTuple):
     """What training changes, per instance."""
 
     theta: np.ndarray
-    """W, then V unless tied, then b, as one row."""
+    """W, then V unless tied, then b, as one row; sixteen numbers of padding."""
     mean: np.ndarray
     square: np.ndarray
     words: np.ndarray
-    """Four words of every lane's generator."""
+    """[instances, slices, 64] four words of every lane's generator."""
+
+
+class Team(NamedTuple):
+    """Threads that share the slices of one instance, and what they share."""
+
+    member: int
+    members: int
+    parts: np.ndarray
+    """[slices, theta] gradient of every slice."""
+    losses: np.ndarray
+    """[slices] loss of every slice."""
+    counter: np.ndarray
+    """[1] arrivals of members at the ends of phases."""
+
+
+class Entries(NamedTuple):
+    """Numbers that are not 0, feature by feature."""
+
+    first: np.ndarray
+    """[n + 1] where each feature's begin."""
+    row: np.ndarray
+    value: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """Working space of one thread; a tile of k numbers per sample is k · 16 floats."""
+
+    x: np.ndarray
+    e: np.ndarray
+    h: np.ndarray
+    g: np.ndarray
+    valid: np.ndarray
+    shared: np.ndarray
+    active: Entries
+    wrong: Entries
+    h_rows: np.ndarray
+    g_rows: np.ndarray
 
 
 @kernel
 @no_type_check
-def train(plan, law, state, span, update, trace):
+def train(plan, law, state, team, span, update, trace):
     """Run instances span[0]..span[1] through steps span[2]..span[3]; `trace` [instances, steps] gets the batch losses.
 
-    Without `update` the losses are measured and nothing changes but the generators.
+    All members of a team must call this with the same arguments. Without `update` only the generators change.
     """
-    n, m, tiles = plan.n, plan.m, plan.tiles
-    x, e = np.empty(tiles * n * LANES, np.float32), np.empty(tiles * n * LANES, np.float32)
-    h, g = np.empty(tiles * m * LANES, np.float32), np.empty(tiles * m * LANES, np.float32)
-    valid, shared = np.ones(tiles * LANES, np.float32), np.empty((1 + law.source.max()) * tiles * LANES, np.uint32)
-    gradient = np.empty(state.theta.shape[1], np.float32)
+    scratch = prepare(plan, law)
+    met = 0
     for i in range(span[0], span[1]):
         for step in range(span[2], span[3]):
-            gradient[:] = 0
-            loss, left = 0.0, plan.batch
-            while left > 0:
-                rows = min(left, tiles * LANES)
-                used = 2 * ((rows + 2 * LANES - 1) // (2 * LANES))
-                valid[:rows], valid[rows:] = 1, 0
-                draw(x, shared, law, i, state.words[i], n, used)
-                loss += backpropagate(
-                    plan, state.theta[i], (x, e, h, g, valid), law.importance[i], plan.slopes[step], used, gradient
-                )
-                left -= rows
-            trace[i, step - span[2]] = loss
+            for s in range(team.member, plan.slices, team.members):
+                team.losses[s] = descend(plan, law, state, scratch, (i, s, step), team.parts[s])
+            met = meet(team, met)
             if update:
-                improve(plan, state.theta[i], state.mean[i], state.square[i], gradient, step)
+                improve(plan, state.theta[i], state.mean[i], state.square[i], team, step)
+            if team.member == 0:
+                trace[i - span[0], step - span[2]] = team.losses.sum()
+            met = meet(team, met)
 
 
 @kernel
 @no_type_check
-def draw(x, shared, law, i, words, n, tiles):
+def meet(team, met):
+    """Wait until all members are here; returns how often they have met."""
+    if team.members > 1:
+        arrive(team.counter)
+        looks = 0
+        while arrived(team.counter) < team.members * (met + 1):
+            looks += 1
+            if looks > PATIENCE:
+                rest()
+    return met + 1
+
+
+@kernel
+@no_type_check
+def prepare(plan, law):
+    """Empty working space."""
+    n, m, samples = plan.n, plan.m, plan.tiles * LANES
+    entries, pitch = samples * n if plan.sparse else 0, (m + LANES - 1) // LANES * LANES
+    rows = samples * pitch if plan.sparse else 0
+    active = Entries(np.zeros(n + 1, np.int64), np.empty(entries, np.int32), np.empty(entries, np.float32))
+    wrong = Entries(np.empty(n + 1, np.int64), np.empty(entries, np.int32), np.empty(entries, np.float32))
+    return Scratch(
+        np.zeros(samples * n, np.float32), np.empty(samples * n, np.float32),
+        np.empty(samples * m, np.float32), np.empty(samples * m, np.float32),
+        np.ones(samples, np.float32), np.empty((1 + law.source.max()) * samples, np.uint32),
+        active, wrong, np.zeros(rows, np.float32), np.zeros(rows, np.float32),
+    )  # fmt: skip
+
+
+@kernel
+@no_type_check
+def descend(plan, law, state, scratch, where, gradient):
+    """Loss and gradient of one slice of fresh samples, as shares of the batch's."""
+    i, s, step = where
+    left, loss = min(plan.rows, plan.batch - s * plan.rows), 0.0
+    gradient[:] = 0
+    while left > 0:
+        rows = min(left, plan.tiles * LANES)
+        tiles = 2 * ((rows + 2 * LANES - 1) // (2 * LANES))
+        scratch.valid[:rows], scratch.valid[rows:] = 1, 0
+        if plan.sparse:
+            leap(plan, law, scratch, i, state.words[i, s], tiles)
+        else:
+            draw(plan, law, scratch, i, state.words[i, s], tiles)
+        loss += backpropagate(
+            plan, state.theta[i], scratch, law.importance[i], np.float32(plan.slopes[step]), tiles, gradient
+        )
+        left -= rows
+    return loss
+
+
+@kernel
+@no_type_check
+def draw(plan, law, scratch, i, words, tiles):
     """Fresh samples into the tiles of x, advancing the generators."""
+    n, x, shared = plan.n, scratch.x, scratch.shared
     s0, s1, s2, s3 = load(words, 0), load(words, 16), load(words, 32), load(words, 48)
-    for c in range(len(shared) // (len(x) // n)):
-        for t in range(tiles):
-            r, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
-            store(shared, (c * (len(x) // (n * LANES)) + t) * LANES, r)
+    for p in range(0, len(shared), LANES):
+        r, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+        store(shared, p, r)
     for j in range(n):
-        low, span = law.low[i, j], law.span[i, j]
+        low, span, own = law.low[i, j], law.span[i, j], law.source[j] < 0
         scale, shift, minus = splat(law.scale[i, j]), splat(law.shift[i, j]), splat(np.uint32(-np.int64(low)))
-        source = law.source[j]
+        begin = max(law.source[j], 0) * plan.tiles
         for t in range(tiles):
-            if source < 0 or law.fresh[j]:
+            if own or law.fresh[j]:
                 r, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
             else:
-                r = load(shared, (source * (len(x) // (n * LANES)) + t) * LANES)
-            gate = r if source < 0 else load(shared, (source * (len(x) // (n * LANES)) + t) * LANES)
+                r = load(shared, (begin + t) * LANES)
+            gate = r if own else load(shared, (begin + t) * LANES)
             value = fused(scale, real(r if law.fresh[j] else plus(r, minus)), shift)
             store(x, (t * n + j) * LANES, within(gate, low, span, value))
     store(words, 0, s0)
     store(words, 16, s1)
     store(words, 32, s2)
     store(words, 48, s3)
+
+
+@kernel
+@no_type_check
+def leap(plan, law, scratch, i, words, tiles):
+    """Fresh samples of rare, independent features: leap from one active sample to the next by geometric gaps."""
+    n, x, active, count, used = plan.n, scratch.x, scratch.active, 0, LANES
+    clear(x, active, n)
+    s0, s1, s2, s3 = load(words, 0), load(words, 16), load(words, 32), load(words, 48)
+    gaps, values = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    for j in range(n):
+        row, rate = -1.0, 1 / np.log1p(-min(law.span[i, j] / DRAWS, 1.0))
+        scale, shift = law.scale[i, j] * (law.span[i, j] / np.float32(DRAWS)), law.shift[i, j]
+        active.first[j] = count
+        while True:
+            if used == LANES:
+                r, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+                store(gaps, 0, real(r))
+                r, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+                store(values, 0, real(r))
+                used = 0
+            row += 1 + math.floor(rate * math.log((gaps[used] + 1) / DRAWS))
+            used += 1
+            if row >= tiles * LANES:
+                break
+            active.row[count], active.value[count] = int(row), scale * values[used - 1] + shift
+            x[((int(row) // LANES) * n + j) * LANES + int(row) % LANES] = active.value[count]
+            count += 1
+    active.first[n] = count
+    store(words, 0, s0)
+    store(words, 16, s1)
+    store(words, 32, s2)
+    store(words, 48, s3)
+
+
+@kernel
+@no_type_check
+def clear(x, active, n):
+    """Make the samples of the last time 0 again."""
+    for j in range(n):
+        for q in range(active.first[j], active.first[j + 1]):
+            x[((active.row[q] // LANES) * n + j) * LANES + active.row[q] % LANES] = 0
 
 
 @kernel
@@ -167,35 +311,59 @@ def advance(s0, s1, s2, s3):
 @kernel
 @no_type_check
 def backpropagate(plan, theta, scratch, importance, slope, tiles, gradient):
-    """Loss of the samples in x, times their share of the batch; adds their part to the gradient."""
-    x, e, h, g, valid = scratch
-    n, m = plan.n, plan.m
-    v = 0 if plan.tied else n * m
-    product(h, x, theta, v, (m, n, 1, m), tiles)
-    if plan.hidden != 1:
-        for p in range(0, tiles * m * LANES, LANES):
-            store(h, p, leak(load(h, p), load(h, p), splat(plan.hidden)))
+    """Loss of the samples in x, as a share of the batch's; adds their part to the gradient."""
+    x, e, h, g = scratch.x, scratch.e, scratch.h, scratch.g
+    n, m, v = plan.n, plan.m, 0 if plan.tied else plan.n * plan.m
+    if plan.sparse:
+        scatter(scratch.h_rows, scratch.active, theta, v, (n, m), tiles)
+        bend(scratch.h_rows, scratch.h_rows, plan.hidden, tiles * LANES * (len(scratch.h_rows) // len(scratch.valid)))
+        to_tiles(h, scratch.h_rows, m, tiles)
+    else:
+        product(h, x, theta, v, (m, n, 1, m), tiles)
+        bend(h, h, plan.hidden, tiles * m * LANES)
     product(e, h, theta, 0, (n, m, m, 1), tiles)
-    loss = judge(plan, x, e, valid, theta, importance, slope, tiles, gradient)
-    product(g, e, theta, 0, (m, n, 1, m), tiles)
-    if plan.hidden != 1:
-        for p in range(0, tiles * m * LANES, LANES):
-            store(g, p, leak(load(g, p), load(h, p), splat(plan.hidden)))
-    outer(gradient, 0, e, h, (n, m), tiles)
-    outer(gradient, v, x, g, (n, m), tiles)
+    loss, few = judge(plan, scratch, theta, importance, slope, tiles, gradient)
+    if few:
+        scatter(scratch.g_rows, scratch.wrong, theta, 0, (n, m), tiles)
+        bend(scratch.g_rows, scratch.h_rows, plan.hidden, tiles * LANES * (len(scratch.h_rows) // len(scratch.valid)))
+        collect(gradient, 0, scratch.wrong, scratch.h_rows, (n, m))
+    else:
+        product(g, e, theta, 0, (m, n, 1, m), tiles)
+        bend(g, h, plan.hidden, tiles * m * LANES)
+        outer(gradient, 0, e, h, (n, m), tiles)
+    if plan.sparse:
+        if not few:
+            to_rows(scratch.g_rows, g, m, tiles)
+        collect(gradient, v, scratch.active, scratch.g_rows, (n, m))
+    else:
+        outer(gradient, v, x, g, (n, m), tiles)
     return loss
 
 
 @kernel
 @no_type_check
-def judge(plan, x, z, valid, theta, importance, slope, tiles, gradient):
-    """Turn z − b into ∂loss/∂z in place; the bias's gradient and the loss on the way."""
-    n, first = plan.n, len(theta) - plan.n
-    loss = np.float32(0)
+def bend(values, gate, slope, count):
+    """Multiply values by the slope where the gate is not above 0."""
+    if slope != 1:
+        for p in range(0, count, LANES):
+            store(values, p, leak(load(values, p), load(gate, p), splat(slope)))
+
+
+@kernel
+@no_type_check
+def judge(plan, scratch, theta, importance, slope, tiles, gradient):
+    """Turn z − b into ∂loss/∂z in place, noting what is not 0; the bias's gradient on the way.
+
+    Returns the loss, and whether few enough outputs are wrong for all of them to be in `scratch.wrong`.
+    """
+    x, z, valid, wrong = scratch.x, scratch.e, scratch.valid, scratch.wrong
+    n, first = plan.n, len(theta) - LANES - plan.n
+    loss, count, most = np.float32(0), 0, int(CROWD * n * tiles * LANES) if plan.sparse else -1
     each, slope = np.float32(2 / plan.batch), splat(slope)
     for j in range(n):
         bias, weight = splat(theta[first + j]), splat(each * importance[j])
         squares, slopes = splat(np.float32(0)), splat(np.float32(0))
+        wrong.first[j] = count
         for t in range(tiles):
             p = (t * n + j) * LANES
             before, target = add(load(z, p), bias), load(x, p)
@@ -206,115 +374,36 @@ def judge(plan, x, z, valid, theta, importance, slope, tiles, gradient):
             down = leak(multiply(error, weight), before, slope)
             slopes = add(slopes, down)
             store(z, p, down)
+            if count <= most:
+                count = note(wrong, count, down, z, p, t)
         gradient[first + j] += total(slopes)
         loss += importance[j] * total(squares)
-    return loss / plan.batch
+    wrong.first[n] = count
+    return loss / plan.batch, count <= most
 
 
 @kernel
 @no_type_check
-def product(out, given, weights, base, shape, tiles):
-    """out[o] = Σ_i weights[base + o · so + i · si] · given[i] in every lane; shape is (outs, ins, so, si).
-
-    Eight independent sums at a time keep the multipliers busy.
-    """
-    outs, ins, so, si = shape
-    zero = splat(np.float32(0))
-    for t in range(0, tiles, 2):
-        a, b = t * ins * LANES, (t + 1) * ins * LANES
-        whole = outs - outs % 4
-        for o in range(0, whole, 4):
-            p0 = p1 = p2 = p3 = q0 = q1 = q2 = q3 = zero
-            w = base + o * so
-            for i in range(ins):
-                u, v = load(given, a + i * LANES), load(given, b + i * LANES)
-                c = splat(weights[w])
-                p0, q0 = fused(c, u, p0), fused(c, v, q0)
-                c = splat(weights[w + so])
-                p1, q1 = fused(c, u, p1), fused(c, v, q1)
-                c = splat(weights[w + 2 * so])
-                p2, q2 = fused(c, u, p2), fused(c, v, q2)
-                c = splat(weights[w + 3 * so])
-                p3, q3 = fused(c, u, p3), fused(c, v, q3)
-                w += si
-            c = (t * outs + o) * LANES
-            d = c + outs * LANES
-            store(out, c, p0)
-            store(out, c + LANES, p1)
-            store(out, c + 2 * LANES, p2)
-            store(out, c + 3 * LANES, p3)
-            store(out, d, q0)
-            store(out, d + LANES, q1)
-            store(out, d + 2 * LANES, q2)
-            store(out, d + 3 * LANES, q3)
-        for o in range(whole, outs):
-            p0 = q0 = zero
-            for i in range(ins):
-                c = splat(weights[base + o * so + i * si])
-                p0, q0 = fused(c, load(given, a + i * LANES), p0), fused(c, load(given, b + i * LANES), q0)
-            store(out, (t * outs + o) * LANES, p0)
-            store(out, ((t + 1) * outs + o) * LANES, q0)
-
-
-@kernel
-@no_type_check
-def outer(gradient, base, a, b, shape, tiles):
-    """gradient[base + j · m + k] += Σ over samples of a[j] · b[k]; shape is (n, m)."""
-    n, m = shape
-    sums, zero = np.empty(LANES, np.float32), splat(np.float32(0))
-    for j in range(0, n - n % 4, 4):
-        for k in range(0, m - m % 4, 4):
-            c = (zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero)
-            for t in range(tiles):
-                p, q = (t * n + j) * LANES, (t * m + k) * LANES
-                a0, a1, a2, a3 = load(a, p), load(a, p + 16), load(a, p + 32), load(a, p + 48)
-                b0, b1, b2, b3 = load(b, q), load(b, q + 16), load(b, q + 32), load(b, q + 48)
-                c = (
-                    fused(a0, b0, c[0]), fused(a0, b1, c[1]), fused(a0, b2, c[2]), fused(a0, b3, c[3]),
-                    fused(a1, b0, c[4]), fused(a1, b1, c[5]), fused(a1, b2, c[6]), fused(a1, b3, c[7]),
-                    fused(a2, b0, c[8]), fused(a2, b1, c[9]), fused(a2, b2, c[10]), fused(a2, b3, c[11]),
-                    fused(a3, b0, c[12]), fused(a3, b1, c[13]), fused(a3, b2, c[14]), fused(a3, b3, c[15]),
-                )  # fmt: skip
-            store(sums, 0, totals(c))
-            for s in range(LANES):
-                gradient[base + (j + s // 4) * m + k + s % 4] += sums[s]
-        for k in range(m - m % 4, m):
-            c0 = c1 = c2 = c3 = zero
-            for t in range(tiles):
-                p, b0 = (t * n + j) * LANES, load(b, (t * m + k) * LANES)
-                c0, c1 = fused(load(a, p), b0, c0), fused(load(a, p + 16), b0, c1)
-                c2, c3 = fused(load(a, p + 32), b0, c2), fused(load(a, p + 48), b0, c3)
-            p = base + j * m + k
-            gradient[p] += total(c0)
-            gradient[p + m] += total(c1)
-            gradient[p + 2 * m] += total(c2)
-            gradient[p + 3 * m] += total(c3)
-    for j in range(n - n % 4, n):
-        for k in range(m):
-            c0 = c1 = zero
-            for t in range(0, tiles, 2):
-                c0 = fused(load(a, (t * n + j) * LANES), load(b, (t * m + k) * LANES), c0)
-                c1 = fused(load(a, ((t + 1) * n + j) * LANES), load(b, ((t + 1) * m + k) * LANES), c1)
-            gradient[base + j * m + k] += total(add(c0, c1))
-
-
-@kernel
-@no_type_check
-def improve(plan, theta, mean, square, gradient, step):
-    """One step of the optimizer, with torch's meaning of its settings."""
-    rate, decay = plan.rates[step], np.float32(plan.decay)
+def improve(plan, theta, mean, square, team, step):
+    """One step of the optimizer with torch's meaning of its settings, on this member's share of the numbers."""
+    low = plan.trained * team.member // team.members
+    high = plan.trained * (team.member + 1) // team.members
+    gradient, rate, decay = team.parts[0], plan.rates[step], np.float32(plan.decay)
+    for s in range(1, plan.slices):
+        for p in range(low, high):
+            gradient[p] += team.parts[s, p]
     if plan.optimizer == ADAMW:
-        theta *= np.float32(1 - rate * plan.decay)
+        theta[low:high] *= np.float32(1 - rate * plan.decay)
     elif decay != 0:
-        gradient += decay * theta
+        gradient[low:high] += decay * theta[low:high]
     if plan.optimizer == SGD:
-        theta -= np.float32(rate) * gradient
+        theta[low:high] -= np.float32(rate) * gradient[low:high]
         return
     size = np.float32(rate / (1 - BETA1 ** (step + 1)))
     root = np.float32(1 / math.sqrt(1 - BETA2 ** (step + 1)))
     b1, b2, c1, c2 = np.float32(BETA1), np.float32(BETA2), np.float32(1 - BETA1), np.float32(1 - BETA2)
     epsilon = np.float32(EPSILON)
-    for p in range(len(theta)):
+    for p in range(low, high):
         slope = gradient[p]
         mean[p] = b1 * mean[p] + c1 * slope
         square[p] = b2 * square[p] + c2 * slope * slope

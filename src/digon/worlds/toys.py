@@ -3,12 +3,17 @@
     linear          x' = x W Wᵀ + b
     ReLU output     x' = ReLU(x W Wᵀ + b)
     ReLU hidden     x' = ReLU(ReLU(x W) Wᵀ + b)          the hidden units are privileged
-    untied          x' = act(hidden(x V) Wᵀ + b)         V is trained too
+    absolute value  y' = ReLU(ReLU(x V) Wᵀ + b)          V is trained too; the target is |x|
+    logic           the same, of pairs of neighbors on a ring: y_i = x_i AND x_{i+1}, or OR, or their product
 
 Rows of W [instances, n, m] are the directions of the features. Instances are independent networks that train side by
 side. Weights are tied by using one tensor twice. The loss is summed over features and averaged over rows.
 
-Source: Elhage et al. 2022, "Toy Models of Superposition".
+With m ≥ n nothing forces features to share dimensions. That is allowed, because hidden neurons that compute something
+need it; studies of superposition choose m < n.
+
+Sources: Elhage et al. 2022, "Toy Models of Superposition"; AND, OR, products, squares: Nanda 2022, "200 Concrete Open
+Problems in Mechanistic Interpretability", as a task for these networks.
 """
 
 from collections.abc import Callable
@@ -20,9 +25,10 @@ from torch import Tensor, nn
 
 from .. import rng
 from ..errors import ConfigError
+from .memory import check_memory
 
-Activation = Literal["linear", "relu", "gelu", "leaky", "softplus", "square"]
-Target = Literal["identity", "absolute"]
+Activation = Literal["linear", "relu", "gelu", "leaky", "softplus", "square", "solu"]
+Target = Literal["identity", "absolute", "and", "or", "product", "square"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda z: z,
     "relu": torch.relu,
@@ -30,13 +36,23 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky": lambda z: nn.functional.leaky_relu(z, 0.1),
     "softplus": lambda z: nn.functional.softplus(z, beta=5.0),
     "square": torch.square,
+    "solu": lambda z: z * z.softmax(-1),
 }
+TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "absolute": torch.abs,
+    "and": lambda x: torch.minimum(x, _next(x)),
+    "or": lambda x: torch.maximum(x, _next(x)),
+    "product": lambda x: x * _next(x),
+    "square": torch.square,
+}
+"""What output i should be; AND, OR and products are of feature i and the next one, the last one with the first."""
 
 
 class Toy(nn.Module):
     """`instances` autoencoders of n features in m dimensions.
 
-    Raises: ConfigError if a size is not positive.
+    Raises: ConfigError if a size is not positive, a name is unknown, or training would not fit into memory.
     """
 
     def __init__(
@@ -54,6 +70,18 @@ class Toy(nn.Module):
         super().__init__()
         if min(n, m, instances) < 1:
             raise ConfigError(f"{instances} networks of {n} features in {m} dimensions", expected="at least 1 of each")
+        for name, given, known in (
+            ("hidden", hidden, ACTIVATIONS),
+            ("output", output, ACTIVATIONS),
+            ("target", target, TARGETS),
+        ):
+            if given not in known:
+                raise ConfigError(f"setting {name!r}: {given!r}", expected=" | ".join(known))
+        check_memory(
+            16 * instances * n * (m * (1 if tied else 2) + 1),  # float32 weights, gradients and two moments of Adam
+            f"training {instances} networks of {n} features in {m} dimensions",
+            "make them smaller, or train fewer instances at a time",
+        )
         g = rng.stream(seed, "toy")
         std = (2 / (n + m)) ** 0.5
         self.hidden, self.output, self.target_name = hidden, output, target
@@ -82,7 +110,7 @@ class Toy(nn.Module):
 
     def target(self, x: Float[Tensor, "i b n"]) -> Float[Tensor, "i b n"]:
         """What the output should be."""
-        return x if self.target_name == "identity" else x.abs()
+        return TARGETS[self.target_name](x)
 
 
 def loss(
@@ -92,3 +120,7 @@ def loss(
     weight = importance.to(output)
     weight = weight if weight.ndim == 1 else weight[:, None]
     return (weight * (output - target).square()).sum(-1).mean(-1)
+
+
+def _next(x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
+    return x.roll(-1, -1)

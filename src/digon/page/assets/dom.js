@@ -71,7 +71,7 @@ function cssColor(name) {
 function plot(node, traces, layout) {
   const ink = cssColor("--ink"), line = cssColor("--line");
   const axis = { gridcolor: line, zerolinecolor: line, automargin: true };
-  const base = { paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: ink, size: 12 }, margin: { l: 50, r: 10, t: 10, b: 45 } };
+  const base = { paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: ink, size: 12 }, margin: { l: 50, r: 10, t: 26, b: 45 }, modebar: { bgcolor: "transparent", color: cssColor("--soft"), activecolor: ink } };
   const full = { ...base, ...layout, xaxis: { ...axis, ...(layout.xaxis || {}) }, yaxis: { ...axis, ...(layout.yaxis || {}) } };
   return Plotly.newPlot(node, traces, full, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["toImage"] });
 }

@@ -1,6 +1,10 @@
 // From a figure's record, which knows no drawing library, to plotly.
 const ROLES = { measured: { dash: "solid", color: "--accent" }, theory: { dash: "dash", color: "--link" }, published: { dash: "dot", color: "--good" }, guide: { dash: "dot", color: "--soft" } };
-const WARM = [[0, "#1c5d99"], [0.5, "#9a9a9a"], [1, "#a8480a"]];
+const ROOM = { left: 58, right: 18, bar: 70, top: 26, bottom: 52 }; // pixels around a panel
+
+function diverging() {
+  return [[0, "#1c5d99"], [0.5, cssColor("--panel")], [1, "#a8480a"]];
+}
 
 function roleColor(role, index) {
   const extra = ["--accent", "--link", "--good", "--bad", "--soft"];
@@ -30,7 +34,7 @@ function spread(figure, place, which) {
 }
 
 function axisOf(label, log, range) {
-  const axis = { title: { text: label }, type: log ? "log" : "linear", gridcolor: cssColor("--line"), zerolinecolor: cssColor("--line"), automargin: true };
+  const axis = { title: { text: label }, type: log ? "log" : "linear", gridcolor: cssColor("--line"), zerolinecolor: cssColor("--line"), automargin: false };
   if (range && !log) axis.range = range;
   return axis;
 }
@@ -67,12 +71,13 @@ function tracesOf(panel, series, index, where, scale) {
 function drawFigure(node, figure, frame, wide) {
   const columns = panelColumns(figure, frame, wide), rows = Math.ceil(frame.panels.length / columns);
   const ink = cssColor("--ink"), line = cssColor("--line");
-  const layout = { paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: ink, size: 12 }, margin: { l: 55, r: 20, t: 36, b: 45 },
-    annotations: [], legend: { orientation: "h", y: -0.12 / rows }, height: rows * (wide ? 330 : 300) + 70, barmode: "overlay" };
-  const traces = [], seen = new Set();
+  const layout = { paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: ink, size: 12 }, margin: { l: 4, r: 4, t: 30, b: 4 }, modebar: { bgcolor: "transparent", color: cssColor("--soft"), activecolor: ink },
+    annotations: [], legend: { orientation: "h", y: 0, yanchor: "top" }, height: rows * (wide ? 330 : 300) + 84, barmode: "overlay" };
+  const traces = [], seen = new Set(), width = Math.max(300, node.clientWidth - 8), height = rows * (wide ? 330 : 300);
   frame.panels.forEach((panel, i) => {
-    const column = i % columns, row = Math.floor(i / columns), gapX = 0.16 / columns, gapY = 0.2 / rows;
-    const x = [column / columns + (column ? gapX / 2 : 0), (column + 1) / columns - gapX / 2], y = [1 - (row + 1) / rows + gapY / 2, 1 - row / rows - gapY / 3];
+    const column = i % columns, row = Math.floor(i / columns);
+    const x = [column / columns + ROOM.left / width, (column + 1) / columns - (panel.color_label ? ROOM.bar : ROOM.right) / width];
+    const y = [1 - (row + 1) / rows + ROOM.bottom / height, 1 - row / rows - ROOM.top / height];
     const n = i ? String(i + 1) : "", where = { x: `x${n}`, y: `y${n}`, scene: `scene${n}`, legend: true };
     const colors = panel.series.flatMap((s) => s.color).filter((v) => v !== null);
     const range = panel.color_range || (colors.length ? [Math.min(...colors), Math.max(...colors)] : [0, 1]);
@@ -82,7 +87,7 @@ function drawFigure(node, figure, frame, wide) {
       const flat = panel.grid.values.flat().filter((v) => v !== null), top = Math.max(...flat.map(Math.abs), 1e-12);
       const limits = panel.color_range || (panel.grid.diverging ? [-top, top] : [Math.min(...flat), Math.max(...flat)]);
       traces.push({ type: "heatmap", xaxis: where.x, yaxis: where.y, x: panel.grid.x, y: panel.grid.y, z: panel.grid.values, zmin: limits[0], zmax: limits[1],
-        colorscale: panel.grid.diverging ? WARM : "Viridis", showscale: Boolean(panel.color_label), colorbar: bar });
+        colorscale: panel.grid.diverging ? diverging() : "Viridis", showscale: Boolean(panel.color_label), colorbar: bar });
     }
     panel.series.forEach((series, k) => {
       where.legend = !seen.has(series.name);
@@ -95,6 +100,7 @@ function drawFigure(node, figure, frame, wide) {
     } else {
       layout[`xaxis${n}`] = { ...axisOf(panel.x_label, panel.x_log, panel.grid ? null : spread(figure, i, "x")), domain: x, anchor: where.y };
       layout[`yaxis${n}`] = { ...axisOf(panel.y_label, panel.y_log, panel.grid ? null : spread(figure, i, "y")), domain: y, anchor: where.x };
+      if (panel.grid && panel.grid.diverging && !panel.y_log) layout[`yaxis${n}`].autorange = "reversed"; // a matrix is read from the top
       if (panel.square) { layout[`yaxis${n}`].scaleanchor = where.x; layout[`yaxis${n}`].constrain = "domain"; layout[`xaxis${n}`].constrain = "domain"; }
     }
     layout.annotations.push({ text: panel.title, showarrow: false, x: (x[0] + x[1]) / 2, y: y[1], xref: "paper", yref: "paper", xanchor: "center", yanchor: "bottom", font: { size: 13 } });

@@ -76,14 +76,18 @@ function spreadOf(c) {
   return number(c.measured, 4) + (c.low !== null && c.high !== null ? ` [${number(c.low, 4)}, ${number(c.high, 4)}]` : "");
 }
 
+function statedOf(c) {
+  return c.published === null ? "–" : { equal: "", "at least": "≥ ", "at most": "≤ " }[c.compare] + number(c.published, 4);
+}
+
 function claimsView(state, main) {
   const count = (v) => DATA.claims.filter((c) => c.verdict === v).length;
   main.append(el("h2", {}, "Claims"), el("p", {}, `${DATA.claims.length} claims of the literature: ${count("holds")} hold, ${count("differs")} differ, ${count("not reached")} were not reached. A claim that differs is shown as it was made.`),
     el("div", { class: "controls" }, ["", "holds", "differs", "not reached"].map((v) => el("a", { href: hashOf({ verdict: v || null }), "aria-current": (state.verdict || "") === v ? "true" : null }, v || "all"))));
   const wanted = (state.q || "").toLowerCase();
   const shown = DATA.claims.filter((c) => (!state.verdict || c.verdict === state.verdict) && `${c.id} ${c.statement} ${c.source}`.toLowerCase().includes(wanted));
-  main.append(table(["id", "claim", "published", "exact", "measured", "verdict"], shown.map((c) => [c.id, [c.statement, el("br"), el("small", {}, `${c.source}; ${c.kind}`)],
-    number(c.published, 4), number(c.exact, 4), spreadOf(c), el("span", { class: `badge ${SHORT[c.verdict]}` }, c.verdict)])));
+  main.append(table(["id", "claim", "stated", "exact", "measured", "verdict"], shown.map((c) => [c.id, [c.statement, el("br"), el("small", {}, `${c.source}; ${c.kind}`)],
+    statedOf(c), number(c.exact, 4), spreadOf(c), el("span", { class: `badge ${SHORT[c.verdict]}` }, c.verdict)])));
 }
 
 function runView(state, main) {
@@ -112,6 +116,7 @@ function setTheme(theme) {
 setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 document.getElementById("theme").addEventListener("click", () => { setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); render(); });
 document.getElementById("search").placeholder = "find a claim";
+document.getElementById("search").hidden = !DATA.claims.length;
 document.getElementById("search").value = readState().q || "";
 document.getElementById("search").addEventListener("input", (e) => { history.replaceState(null, "", hashOf({ q: e.target.value, view: "claims" })); render(); });
 addEventListener("hashchange", render);

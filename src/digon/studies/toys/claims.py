@@ -117,7 +117,7 @@ def judge(row: Statement, outcome: Outcome | None, size: str) -> Claim:
     published = row.expected if row.kind != "exact" else nan
     return Claim(
         row.id, row.statement, row.source, row.kind, published, exact, value, low, high, row.margin,
-        _verdict(row, value, exact),
+        _verdict(row, value, exact), row.compare,
     )  # fmt: skip
 
 

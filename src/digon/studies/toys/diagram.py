@@ -16,13 +16,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ... import rng
 from ...records import Grid, Panel, Series
 from ...worlds.closed import small_loss
 from ...worlds.descent import minimize
+from ...worlds.features import Features
+from ...worlds.population import expected_loss
 
+NODES = 64
+"""Nodes of the loss while `settle` descends; reported losses use as many as they need."""
 IGNORED, DEDICATED, SUPERPOSED = 0, 1, 2
 TWO = ((1.0, 0.0), (0.93, 0.37), (1.0, -0.3), (1.0, -0.8), (0.9, -0.9), (-0.3, 1.0), (-0.8, 1.0), (0.0, 1.0))
 """Starts for two features on a line: ignored, same sign, weak and strong antipodal, and the same with roles swapped."""
@@ -163,3 +168,47 @@ def _diagram(density: np.ndarray, importance: np.ndarray, W: Tensor, loss: Tenso
     shape = (len(density), len(importance))
     norm, overlap = (v.reshape(shape) for v in last_feature(W))
     return Diagram(density, importance, loss.detach().numpy().reshape(shape), norm, overlap)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Networks at local minima of the exact loss."""
+
+    W: Float[Tensor, "i n m"]
+    b: Float[Tensor, "i n"]
+    loss: Float[Tensor, " i"]
+
+
+def settle(
+    W: Float[Tensor, "i n m"], b: Float[Tensor, "i n"], law: Features, iterations: int = 200, nodes: int = NODES
+) -> Settled:
+    """Descend the exact loss from given weights and biases to the nearest minimum; the law may differ by instance.
+
+    Features that are nearly always active need more nodes (512) for the last digits of the weights.
+    """
+    count, n, m = W.shape
+    density, importance = (v.double().expand(count, n) for v in (law.density, law.importance))
+
+    def objective(x: Tensor, which: Tensor) -> Tensor:
+        here = Features(density[which], importance[which], law.values, law.sets)
+        return expected_loss(x[:, : n * m].reshape(-1, n, m), x[:, n * m :], here, nodes=nodes)
+
+    start = torch.cat([W.double().flatten(1), b.double()], 1)
+    x, _ = minimize(objective, start, iterations=iterations)
+    W, b = x[:, : n * m].reshape(-1, n, m), x[:, n * m :]
+    return Settled(W, b, expected_loss(W, b, law))
+
+
+def random_starts(count: int, n: int, m: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights [count n m] of the usual size and biases 0."""
+    draw = rng.stream(seed, "starts", n, m)
+    scale = (2 / (n + m)) ** 0.5
+    W = scale * torch.randn(count, n, m, generator=draw, dtype=torch.float64)
+    return W, torch.zeros(count, n, dtype=torch.float64)
+
+
+def best(found: Settled, starts: int) -> Settled:
+    """The best of every `starts` neighbors."""
+    losses = found.loss.view(-1, starts)
+    winner = losses.argmin(1) + starts * torch.arange(len(losses))
+    return Settled(found.W[winner], found.b[winner], found.loss[winner])

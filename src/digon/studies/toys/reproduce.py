@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +56,7 @@ def reproduce(names: Sequence[str], out: Path, config: ReproduceConfig, say: Say
             say(f"[{number}/{len(studies)}] {study} failed: {error}")
     judged = judge_all(run, rows, config.size)
     run.write_json("claims", judged)
-    run.write_json("facts", _facts(run, config))
+    run.write_json("facts", _facts(run, config, judged))
     ids = {row.id for row in wanted}
     return [claim for claim in judged if claim.id in ids], failed
 
@@ -64,7 +65,7 @@ def run_study(run: Run, study: str, config: ReproduceConfig, say: Say) -> Outcom
     """Run one study, or read what it found when it ran before."""
     module = importlib.import_module(f"digon.studies.toys.{study}")
     settings = StudyConfig(config.size, config.seed, config.device, config.full)
-    with run.stage(study, f"{__version__} {_source(study)}") as needed:
+    with run.stage(study, f"{__version__} {_sources()}") as needed:
         if needed:
             say("running")
             write_outcome(run, study, module.run(settings, say))
@@ -110,8 +111,8 @@ def report(claims: Sequence[Claim], command: str) -> str:
         + ", ".join(f"{counts[v]} {v}" for v in ("holds", "differs", "not reached"))
         + ".",
         "",
-        "*Published* is what the source says, *exact* what calculation gives, *measured* what the study found, with its",
-        "95 % interval where anything was random. A claim that differs is shown as it was made, not adjusted.",
+        "*Stated* is what the source says (for `ours`: our own criterion), *exact* what calculation gives, *measured* what",
+        "the study found, with its 95 % interval where anything was random. A claim that differs is shown as it was made.",
         "",
     ]
     for title, picked in (
@@ -126,12 +127,12 @@ def report(claims: Sequence[Claim], command: str) -> str:
 
 def _table(claims: Sequence[Claim]) -> list[str]:
     rows = [
-        f"| {c.id} | {_cell(c.statement)} | {_cell(c.source)} | {c.kind} | {number(c.published)} | {number(c.exact)} | "
-        f"{spread(c)} | {c.verdict} |"
+        f"| {c.id} | {_cell(c.statement)} | {_cell(c.source)} | {c.kind} | {c.stated_text} | {c.exact_text} | "
+        f"{c.measured_text} | {c.verdict} |"
         for c in claims
     ]
     return [
-        "| id | claim | source | kind | published | exact | measured | verdict |",
+        "| id | claim | source | kind | stated | exact | measured | verdict |",
         "|---|---|---|---|---|---|---|---|",
         *rows,
     ]
@@ -141,24 +142,19 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def number(value: float) -> str:
-    """Four digits, or a dash where there is none."""
-    return "–" if math.isnan(value) else f"{value:.4g}"
+@cache
+def _sources() -> str:
+    """Hash of all code that a study may stand on: whoever changes a world measures again."""
+    digest, root = hashlib.blake2b(digest_size=8), resources.files("digon")
+    for room in ("worlds", "measures", "intervene", "coders", "studies/toys"):
+        for file in sorted((root / room).iterdir(), key=lambda f: f.name):
+            if file.name.endswith(".py"):
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
-def spread(claim: Claim) -> str:
-    """What was measured, with its interval."""
-    text = number(claim.measured)
-    return text if math.isnan(claim.low) else f"{text} [{number(claim.low)}, {number(claim.high)}]"
-
-
-def _source(study: str) -> str:
-    text = (resources.files("digon.studies.toys") / f"{study}.py").read_bytes()
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
-
-
-def _facts(run: Run, config: ReproduceConfig) -> dict[str, Any]:
-    stages = run.stages()
+def _facts(run: Run, config: ReproduceConfig, judged: Sequence[Claim]) -> dict[str, Any]:
+    stages, counts = run.stages(), Counter(claim.verdict for claim in judged)
     return {
         "kind": "toys",
         "title": "Toy models of superposition",
@@ -166,5 +162,6 @@ def _facts(run: Run, config: ReproduceConfig) -> dict[str, Any]:
         "seed": config.seed,
         "device": config.device,
         "version": __version__,
+        "verdicts": f"{counts['holds']} hold, {counts['differs']} differ, {counts['not reached']} not reached",
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},
     }

@@ -1,0 +1,141 @@
+"""Two features in one dimension under a penalty: the exact phase boundary.
+
+The loss is the closed form of `worlds/closed`; every penalty has one too. With importances 1 and r and weights w:
+
+    L1         λ E|w₁x₁ + w₂x₂|    in the sparse limit the last feature stays if λ < 0.7258 r, whatever the density
+    overlap    2 μ (w₁w₂)²         in the sparse limit equal features share if the density is above 3 μ
+    dropout    the unit is gone with probability q, and scaled up by 1/(1 − q) where it stays
+    one of two units in use        nothing is shared: where both features are active, the smaller one is lost
+
+Source: the loss of Elhage et al. 2022, "Toy Models of Superposition"; penalties and limits are derived here.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ... import rng
+from ...worlds.closed import own_error, small_loss
+from ...worlds.descent import minimize
+from .diagram import SUPERPOSED, TWO, Diagram, last_feature, phases
+
+ALONE = (2 / 3) ** 0.5 * 8 / 9
+"""λ / I up to which a feature alone on an axis is kept: the largest (2/3)(2w − w³), at w² = 2/3."""
+Energy = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Loss and penalty from weights [a 2 1], biases [a 2], densities [a] and relative importances [a]."""
+
+
+
+def pair_loss(W: Tensor, b: Tensor, p: Tensor, r: Tensor) -> Tensor:
+    """Expected loss of two features of importance 1 and r."""
+    density = p[:, None].expand(-1, 2)
+    return small_loss(W, b, density, torch.stack([torch.ones_like(r), r], 1))
+
+
+def mean_activation(W: Tensor, p: Tensor) -> Float[Tensor, " a"]:
+    """E|w₁x₁ + w₂x₂| for sparse uniform features, in closed form."""
+    size = W[..., 0].abs()
+    more, less = size.amax(-1), size.amin(-1)
+    safe = torch.where(more > 0, more, 1.0)
+    apart = more / 2 - less / 2 + less.square() / (3 * safe)
+    both = torch.where(W[:, 0, 0] * W[:, 1, 0] < 0, apart, size.sum(-1) / 2)
+    return p * (1 - p) * size.sum(-1) / 2 + p.square() * both
+
+
+def with_l1(strength: float) -> Energy:
+    """Loss plus λ E|h|."""
+    return lambda W, b, p, r: pair_loss(W, b, p, r) + strength * mean_activation(W, p)
+
+
+def with_overlap(strength: float) -> Energy:
+    """Loss plus 2 μ (w₁w₂)²."""
+    return lambda W, b, p, r: pair_loss(W, b, p, r) + 2 * strength * W.square().prod(1)[:, 0]
+
+
+def with_dropout(rate: float) -> Energy:
+    """Loss when the unit is dropped with this probability and else scaled up."""
+
+    def energy(W: Tensor, b: Tensor, p: Tensor, r: Tensor) -> Tensor:
+        lost = p[:, None] * own_error(torch.zeros_like(b), b) + (1 - p)[:, None] * b.relu().square()
+        lost = lost[:, 0] + r * lost[:, 1]
+        return (1 - rate) * pair_loss(W / (1 - rate) ** 0.5, b, p, r) + rate * lost
+
+    return energy
+
+
+def minima(energy: Energy, p: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """Best weights [i 2 1] and energy of two features in one dimension, over all arrangements.
+
+    Weights that are 0 are held there, because |w| has a kink: ignoring the last, the first and both are starts.
+    """
+    starts = torch.tensor([*TWO, (0.0, 0.0)], dtype=torch.float64)
+    count, tries = len(p), len(starts)
+    free = torch.cat([starts != 0, torch.ones(tries, 2, dtype=torch.bool)], 1).repeat(count, 1)
+    tilt = 0.01 * torch.randn(4, generator=rng.stream(0, "tilt"), dtype=torch.float64)
+    bias = (p / 4)[:, None, None].expand(-1, tries, 2)
+    x = (torch.cat([starts.expand(count, -1, -1), bias], -1).flatten(0, 1) + tilt) * free
+    p, r = p.repeat_interleave(tries), r.repeat_interleave(tries)
+
+    def objective(rows: Tensor, which: Tensor) -> Tensor:
+        held = torch.where(free[which], rows, 0.0)
+        return energy(held[:, :2, None], held[:, 2:], p[which], r[which])
+
+    x, value = minimize(objective, x, iterations=80, tolerance=1e-10)
+    value = value.view(count, tries)
+    best = x.view(count, tries, 4)[torch.arange(count), value.argmin(1)]
+    return best[:, :2, None], value.min(1).values
+
+
+def plane(energy: Energy, density: np.ndarray, importance: np.ndarray) -> Diagram:
+    """The phase diagram under a penalty."""
+    p, r = (torch.as_tensor(v.ravel()) for v in np.meshgrid(density, importance, indexing="ij"))
+    W, value = minima(energy, p, r)
+    shape = (len(density), len(importance))
+    norm, overlap = (v.reshape(shape) for v in last_feature(W))
+    return Diagram(density, importance, value.numpy().reshape(shape), norm, overlap)
+
+
+def one_of_two(density: np.ndarray, importance: np.ndarray) -> Diagram:
+    """Two units of which the larger one is used: unit weights, bias 0; or the last feature ignored.
+
+    Where both features are active the smaller one is lost: p² (1 + r)/12, half of what the antipodal pair costs.
+    """
+    p, r = np.meshgrid(density, importance, indexing="ij")
+    v = p / 3 - p**2 / 4
+    losses = np.stack([r * v, v, (1 + r) * p**2 / 12])
+    norm = np.array([0.0, 1.0, 1.0])[losses.argmin(0)]
+    return Diagram(density, importance, losses.min(0), norm, np.zeros_like(norm))
+
+
+def threshold_alone() -> float:
+    """λ at which a feature of importance 1, alone on an axis with bias 0, is given up: by minimizing, not by formula."""
+    strength = torch.linspace(0.6, 0.85, 251, dtype=torch.float64)
+    x, value = minimize(
+        lambda x, which: own_error(x[:, 0].square(), torch.zeros(len(x), dtype=x.dtype)) + strength[which] * x[:, 0] / 2,
+        torch.full((251, 1), 0.95, dtype=torch.float64),
+    )
+    kept = (x[:, 0] > 0.5) & (value < 1 / 3)
+    return float(strength[kept].max())
+
+
+def least_kept(strength: float, p: float = 0.01) -> float:
+    """Relative importance from which the last of two features is represented under L1, among rare features."""
+    r = torch.linspace(0.8, 1.2, 81, dtype=torch.float64) * strength / ALONE
+    W, _ = minima(with_l1(strength), torch.full_like(r, p), r)
+    return float(r[W[:, 1, 0].abs() > 0.5].min())
+
+
+def shared(strength: float, density: np.ndarray) -> np.ndarray:
+    """At which densities two equal features are in superposition under the interference penalty."""
+    p = torch.as_tensor(density)
+    W, _ = minima(with_overlap(strength), p, torch.ones_like(p))
+    return phases(*last_feature(W)) == SUPERPOSED
+
+
+def least_shared(strength: float) -> float:
+    """Density from which two equal features share their dimension under the interference penalty."""
+    density = 3 * strength * np.linspace(0.8, 1.5, 141)
+    return float(density[shared(strength, density)].min())

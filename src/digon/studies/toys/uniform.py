@@ -1,0 +1,411 @@
+"""How do many equal features share dimensions? Uniform superposition, its polytopes and the pressure behind them.
+
+    x' = ReLU(x W Wᵀ + b),  n features of importance 1 and density p in m dimensions, n ≫ m
+
+Experiment: train at many densities; read dimensions per feature D* = m / ‖W‖², feature dimensionalities D_i and the
+polytopes that groups of features form.
+
+Theory: if the network is a tegum product (polytopes in orthogonal subspaces), every polytope stands alone. k features in
+d dimensions, at their best size and bias, gain (k v(p) − loss) / d per dimension over being ignored (v(p): the variance
+of a feature). The polytope with the highest gain should win; where two gains are equal, features regroup.
+
+The paper's own size is n = 400, m = 30; this study uses n = 200, m = 20 for the sweep (`full` takes the paper's) and the
+paper's size at three densities.
+
+Sources: Elhage et al. 2022, uniform superposition; comments there by T. Henighan and C. Olah (pressure) and by F. Zhang
+(leverage scores); Ivanov 2026, "Spectral superposition".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.interpolate import CubicSpline
+from scipy.optimize import brentq
+from torch import Tensor
+
+from ... import rng
+from ...measures import geometry, polytopes
+from ...records import Figure, Frame, Measurement, Panel, Series
+from ...worlds.closed import variance
+from ...worlds.descent import minimize
+from ...worlds.features import features
+from ...worlds.fit import FitConfig, fit
+from ...worlds.population import expected_loss
+from ...worlds.toys import Toy
+from .base import Outcome, Say, StudyConfig, measured
+from .sketch import line, points, series, still
+
+SEEDS = 3
+JUDGED = (0.85, 0.61, 0.57, 0.35, 0.3, 0.25, 0.21, 0.19, 0.15, 0.1)
+"""Densities that claims speak about: trained with `SEEDS` seeds."""
+BETWEEN = (1.0, 0.7, 0.66, 0.63, 0.59, 0.54, 0.5, 0.45, 0.4, 0.27, 0.23, 0.2, 0.17, 0.12)
+"""Further densities of the sweep, trained once."""
+WIDTH = 0.015
+"""A feature is at a fraction if its dimensionality is as near as this."""
+LINES = {
+    "tetrahedron 3/4": 3 / 4,
+    "triangle 2/3": 2 / 3,
+    "digon 1/2": 1 / 2,
+    "pentagon 2/5": 2 / 5,
+    "square antiprism 3/8": 3 / 8,
+}
+LIBRARY: dict[str, tuple[int, Callable[[float], polytopes.Shape]]] = {
+    "single": (1, lambda _: polytopes.simplex(1)),
+    "digon": (1, lambda _: polytopes.simplex(2)),
+    "triangle": (2, lambda _: polytopes.simplex(3)),
+    "tetrahedron": (3, lambda _: polytopes.simplex(4)),
+    "4-simplex": (4, lambda _: polytopes.simplex(5)),
+    "pentagon": (2, lambda _: polytopes.polygon(5)),
+    "hexagon": (2, lambda _: polytopes.polygon(6)),
+    "square antiprism": (3, lambda height: polytopes.antiprism(4, height)),
+}
+"""Polytope → dimensions and vertices (the antiprism at a height)."""
+HEIGHTS = (0.53, 0.555, 3**-0.5)
+SOURCE = "Elhage et al. 2022, geometry of uniform superposition"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A polytope at its best size and bias, at several densities."""
+
+    gain: Float[Tensor, " p"]
+    """Loss saved per dimension, in units of the variance of a feature."""
+    size: Float[Tensor, " p"]
+    """Norm of its features."""
+    dimensions_per_feature: Float[Tensor, " p"]
+
+
+def gain_of(name: str, density: Float[Tensor, " p"]) -> Gain:
+    """Gain of a polytope of the library."""
+    dimensions, shape = LIBRARY[name]
+    heights = HEIGHTS if name == "square antiprism" else (0.0,)
+    options = [_gain(torch.from_numpy(shape(h).vertices), dimensions, density) for h in heights]
+    best = torch.stack([o.gain for o in options]).argmax(0)
+    rows = torch.arange(len(density))
+    return Gain(*(torch.stack([getattr(o, f) for o in options])[best, rows] for f in Gain.__dataclass_fields__))
+
+
+def _gain(vertices: Float[Tensor, "k d"], dimensions: int, density: Float[Tensor, " p"]) -> Gain:
+    k = len(vertices)
+
+    def objective(x: Tensor, which: Tensor) -> Tensor:
+        law = features(k, density[which, None].expand(-1, k))
+        return expected_loss(x[:, :1, None] * vertices, x[:, 1:].expand(-1, k), law, nodes=128)
+
+    start = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(len(density), 2)
+    x, loss = minimize(objective, start, iterations=60, tolerance=1e-10)
+    saved = (k * variance(density) - loss) / (dimensions * variance(density))
+    return Gain(saved, x[:, 0].abs(), dimensions / (k * x[:, 0].square()))
+
+
+def gains(density: Float[Tensor, " p"]) -> dict[str, Gain]:
+    """Gains of all polytopes of the library."""
+    return {name: gain_of(name, density) for name in LIBRARY}
+
+
+def regrouping(density: Float[Tensor, " p"], found: dict[str, Gain], before: str, after: str) -> float:
+    """Density at which two polytopes gain the same, the lowest such one; NaN if there is none on the grid."""
+    order = density.argsort()
+    x, difference = density[order].log().numpy(), (found[after].gain - found[before].gain)[order].numpy()
+    spline = CubicSpline(x, difference)
+    changes = np.flatnonzero((difference[:-1] > 0) & (difference[1:] <= 0))
+    return float(np.exp(brentq(spline, x[changes[0]], x[changes[0] + 1]))) if len(changes) else float("nan")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Trained networks of one size; `density` and `loss` have one entry per network."""
+
+    n: int
+    m: int
+    density: np.ndarray
+    W: Float[Tensor, "i n m"]
+    loss: np.ndarray
+
+    def at(self, density: float) -> list[int]:
+        """The networks of one density."""
+        return np.flatnonzero(np.isclose(self.density, density)).tolist()
+
+    @property
+    def relative_loss(self) -> np.ndarray:
+        """Loss per feature in units of its variance."""
+        p = self.density
+        return self.loss / (self.n * (p / 3 - p**2 / 4))
+
+
+def train(n: int, m: int, density: list[float], config: FitConfig) -> Sweep:
+    """One network per entry of `density`."""
+    column = torch.tensor(density, dtype=torch.float64)[:, None].expand(-1, n)
+    toy = Toy(n, m, len(density), seed=config.seed)
+    loss = fit(toy, features(n, column), config).loss
+    return Sweep(n, m, np.array(density), toy.W.detach().double(), loss.double().numpy())
+
+
+def share_at(W: Float[Tensor, "n m"], fraction: float) -> float:
+    """Share of the live features (norm above 0.5) whose dimensionality is within `WIDTH` of a fraction; 0 if none lives."""
+    live = geometry.represented(W)
+    near = (geometry.feature_dimensionality(W)[live] - fraction).abs() < WIDTH
+    return float(near.double().mean()) if bool(live.any()) else 0.0
+
+
+def coverage(W: Float[Tensor, "n m"]) -> float:
+    """Share of the live features in components that are recognized as a polytope."""
+    found = polytopes.polytopes(W)
+    named = sum(len(p.members) for p in found if p.name != "irregular")
+    return named / max(sum(len(p.members) for p in found), 1)
+
+
+def eigenvector_error(W: Float[Tensor, "n m"]) -> float:
+    """How far live features are from being eigenvectors of F = Σ W_i W_iᵀ: mean relative residual. Range: [0, 1]."""
+    live = W[geometry.represented(W)]
+    image = live @ geometry.frame_operator(W)
+    along = (image * live).sum(1, keepdim=True) / live.square().sum(1, keepdim=True)
+    return float(((image - along * live).norm(dim=1) / image.norm(dim=1)).mean())
+
+
+def between(W: Float[Tensor, "n m"]) -> float:
+    """Mean |cosine| of live features of different components."""
+    found = polytopes.polytopes(W)
+    label = torch.full((len(W),), -1)
+    for k, polytope in enumerate(found):
+        label[list(polytope.members)] = k
+    live = label >= 0
+    apart = label[live, None] != label[live]
+    return float(geometry.cosines(W[live]).abs()[apart].mean()) if bool(apart.any()) else 0.0
+
+
+def run(config: StudyConfig, say: Say) -> Outcome:
+    """Gains of polytopes, a sweep over densities, other sizes, and what the trained networks look like."""
+    smoke, seed = config.smoke, config.seed
+    say("gains of polytopes")
+    grid = torch.logspace(-1, 0, 7 if smoke else 31, dtype=torch.float64)
+    found = gains(grid)
+    n, m = (48, 6) if smoke else (400, 30) if config.full else (200, 20)
+    judged, others = ((0.35,), (1.0, 0.6, 0.21)) if smoke else (JUDGED, BETWEEN)
+    steps, batch = (1500, 256) if smoke else (6000, 512)
+    recipe = FitConfig(
+        steps=steps, batch=batch, learning_rate=5e-3, schedule="cosine", seed=rng.derive(seed, "uniform")
+    )
+    say(f"training {n} features in {m} dimensions at {len(judged) + len(others)} densities")
+    sweep = train(n, m, [p for p in judged for _ in range(SEEDS)] + list(others), recipe)
+    values, exact = _common(sweep, seed)
+    if not smoke:
+        _judge_plateaus(values, sweep, seed)
+        _judge_regrouping(values, exact, sweep, grid, found)
+        say("training other sizes")
+        few = train(60, m, [0.63] * SEEDS, recipe)
+        large = train(400, 30, [0.35, 0.3, 0.21], recipe)
+        _judge_sizes(values, sweep, few, large, seed)
+    figures = (_dimensions(sweep, grid, found), _scatter(sweep), _gains(grid, found), _graph(sweep))
+    return Outcome(values, exact, figures)
+
+
+def _common(sweep: Sweep, seed: int) -> tuple[dict[str, Measurement], dict[str, float]]:
+    """Quantities at density 0.35 and the identities, at every size of the study."""
+    at = [sweep.W[i] for i in sweep.at(0.35)]
+    text = f"n = {sweep.n}, m = {sweep.m}, density 0.35, {len(at)} seeds"
+    values = {
+        name: measured(name, [float(reading(W)) for W in at], method=text, seed=seed)
+        for name, reading in (
+            ("features_per_m_35", lambda W: geometry.represented(W).sum() / sweep.m),
+            ("half_share_35", lambda W: share_at(W, 1 / 2)),
+            ("dstar_35", geometry.dimensions_per_feature),
+            ("coverage_35", coverage),
+            ("between_35", between),
+            ("eigenvector_error_35", eigenvector_error),
+        )
+    }
+    W = sweep.W
+    dimensionality, leverage = geometry.feature_dimensionality(W, least=0.0), geometry.leverage(W)
+    F, size = geometry.frame_operator(W), W.square().sum(-1)
+    identity = (dimensionality * ((W @ F) * W).sum(-1) - size.square()).abs().amax()
+    for name, value in (
+        ("sum_error", float(((dimensionality.sum(-1) - sweep.m).abs() / sweep.m).amax())),
+        ("leverage_rank", float((leverage.sum(-1) - geometry.rank(W)).abs().amax())),
+        ("leverage_excess", float((dimensionality - leverage).amax())),
+        ("frame_identity", float(identity)),
+    ):
+        values[name] = measured(name, value, method=f"worst of {len(W)} trained networks", seed=seed)
+    exact = {"sum_error": 0.0, "leverage_rank": 0.0, "leverage_excess": 0.0, "frame_identity": 0.0}
+    return values, exact
+
+
+PLATEAUS: tuple[tuple[str, float, Callable[[Tensor], float | Tensor]], ...] = (
+    ("live_35", 0.35, lambda W: geometry.represented(W).sum()),
+    ("live_30", 0.3, lambda W: geometry.represented(W).sum()),
+    ("half_share_30", 0.3, lambda W: share_at(W, 1 / 2)),
+    ("dstar_30", 0.3, geometry.dimensions_per_feature),
+    ("third_share_61", 0.61, lambda W: share_at(W, 2 / 3)),
+    ("half_share_57", 0.57, lambda W: share_at(W, 1 / 2)),
+    ("fifth_share_21", 0.21, lambda W: share_at(W, 2 / 5)),
+    ("antiprism_share_21", 0.21, lambda W: share_at(W, 3 / 8)),
+    ("antiprism_share_19", 0.19, lambda W: share_at(W, 3 / 8)),
+    ("coverage_21", 0.21, coverage),
+    ("dstar_85", 0.85, geometry.dimensions_per_feature),
+    ("median_85", 0.85, lambda W: geometry.feature_dimensionality(W)[geometry.represented(W, 0.05)].median()),
+)
+"""Quantity, density, reading."""
+LOSSES = (0.35, 0.25, 0.21, 0.15, 0.1)
+
+
+def _judge_plateaus(values: dict[str, Measurement], sweep: Sweep, seed: int) -> None:
+    text = f"n = {sweep.n}, m = {sweep.m}, {SEEDS} seeds"
+    for name, density, reading in PLATEAUS:
+        samples = [float(reading(sweep.W[i])) for i in sweep.at(density)]
+        values[name] = measured(name, samples, method=f"{text}, density {density}", seed=seed)
+    for density in LOSSES:
+        name = f"loss_{100 * density:.0f}"
+        values[name] = measured(name, sweep.relative_loss[sweep.at(density)], method=f"loss / (n v), {text}", seed=seed)
+    dense = [i for i in range(len(sweep.W)) if sweep.density[i] >= 0.61]
+    quarters = max(share_at(sweep.W[i], 3 / 4) for i in dense)
+    values["quarter_share"] = measured("quarter_share", quarters, method="best density from 0.61", seed=seed)
+    stars = geometry.dimensions_per_feature(sweep.W).numpy()
+    sticky = sweep.density[np.abs(stars - 0.5) < 0.05]
+    width = float(sticky.max() / sticky.min()) if len(sticky) else 1.0
+    text = "largest over smallest density with D* within 0.05 of 1/2"
+    values["half_width"] = measured("half_width", width, method=text, seed=seed)
+
+
+def _judge_regrouping(
+    values: dict[str, Measurement], exact: dict[str, float], sweep: Sweep, grid: Tensor, found: dict[str, Gain]
+) -> None:
+    """Densities at which trained features change sides, beside the ones where gains are equal."""
+    for name, before, after, low, high in (
+        ("triangle_digon", "triangle", "digon", 0.5, 0.7),
+        ("digon_pentagon", "digon", "pentagon", 0.2, 0.35),
+        ("pentagon_antiprism", "pentagon", "square antiprism", 0.17, 0.23),
+    ):
+        fractions = [{"triangle": 2 / 3, "digon": 1 / 2, "pentagon": 2 / 5}.get(p, 3 / 8) for p in (before, after)]
+        tried = sorted({float(p) for p in sweep.density if low <= p <= high}, reverse=True)
+        lead = [
+            np.mean([share_at(sweep.W[i], fractions[1]) - share_at(sweep.W[i], fractions[0]) for i in sweep.at(p)])
+            for p in tried
+        ]
+        first = next((k for k, v in enumerate(lead) if v > 0 and k), None)
+        value = float("nan")
+        if first is not None:
+            a, b = lead[first - 1], lead[first]
+            value = tried[first - 1] + (tried[first] - tried[first - 1]) * float(-a / (b - a))
+        values[name] = measured(name, value, method="where more features are at the second fraction, interpolated")
+        exact[name] = regrouping(grid, found, before, after)
+
+
+def _judge_sizes(values: dict[str, Measurement], sweep: Sweep, few: Sweep, large: Sweep, seed: int) -> None:
+    many = np.array([share_at(sweep.W[i], 2 / 3) for i in sweep.at(0.63)])
+    little = [share_at(W, 2 / 3) for W in few.W]
+    text = "share at 2/3 at density 0.63, n = 200 less n = 60, m = 20"
+    values["pressure"] = measured("pressure", float(many.mean()) - np.array(little), method=text, seed=seed)
+    for k, (name, fraction) in enumerate((("half_400_35", 1 / 2), ("half_400_30", 1 / 2), ("fifth_400_21", 2 / 5))):
+        values[name] = measured(name, share_at(large.W[k], fraction), method="n = 400, m = 30", seed=seed)
+    live = geometry.represented(large.W).sum(1).double() / large.m
+    values["live_400_35"] = measured("live_400_35", 30 * float(live[0]), method="n = 400, m = 30", seed=seed)
+    ratio = float(live[0]) / values["features_per_m_35"].value
+    text = "features per dimension at density 0.35, n = 400, m = 30 over n = 200, m = 20"
+    values["proportional"] = measured("proportional", ratio, method=text, seed=seed)
+    total = geometry.feature_dimensionality(large.W, least=0.0).sum(1)
+    values["sum_400"] = measured(
+        "sum_400", (total / large.m).numpy(), method="sum of D over m, n = 400, m = 30", seed=seed
+    )
+
+
+def _first(sweep: Sweep) -> list[int]:
+    """One network per density, the one with the lowest loss, from dense to sparse."""
+    best: dict[float, int] = {}
+    for i, p in enumerate(sweep.density.tolist()):
+        if p not in best or sweep.loss[i] < sweep.loss[best[p]]:
+            best[p] = i
+    return [best[p] for p in sorted(best, reverse=True)]
+
+
+def _dimensions(sweep: Sweep, grid: Tensor, found: dict[str, Gain]) -> Figure:
+    names = list(found)
+    top = torch.stack([found[name].gain for name in names]).argmax(0)
+    stars = torch.stack([found[name].dimensions_per_feature for name in names])[top, torch.arange(len(grid))]
+    which = _first(sweep)
+    trained = geometry.dimensions_per_feature(sweep.W[which])
+    span = [1.0, 10.0]
+    parts = (
+        line("best polytope", 1 / grid.flip(0), stars.flip(0)),
+        line("1", span, [1.0, 1.0], "guide"),
+        line("1/2", span, [0.5, 0.5], "guide"),
+        points("trained", 1 / sweep.density[which], trained),
+    )
+    panel = Panel("dimensions per feature", "1 / density", "D* = m / ‖W‖²", parts, x_log=True)
+    return Figure(
+        "E3-dimensions", "Dimensions per feature stick at 1 and 1/2", SOURCE,
+        "Coming from dense features D* stays near 1, drops, and stays near 1/2 while all features are in digons.",
+        "D* counts partly represented features too: it is not exactly 1/2 on the whole plateau.",
+        still(panel), columns=1,
+    )  # fmt: skip
+
+
+def _scatter(sweep: Sweep) -> Figure:
+    which = _first(sweep)
+    spread = np.linspace(-0.008, 0.008, sweep.n)  # side by side, as dots would cover each other
+    x = np.concatenate([np.exp(np.log(1 / sweep.density[i]) + spread) for i in which])
+    D = geometry.feature_dimensionality(sweep.W[which])
+    size = geometry.norms(sweep.W[which])
+    keep = (D > 0.02).flatten()
+    dots = points("features", x[keep.numpy()], D.flatten()[keep], color=size.flatten()[keep])
+    lines = tuple(line(name, [1.0, 10.0], [value, value], "guide") for name, value in LINES.items())
+    panel = Panel(
+        "every dot is one feature", "1 / density", "feature dimensionality", (*lines, dots),
+        x_log=True, color_label="norm", color_range=(0.0, 1.2),
+    )  # fmt: skip
+    return Figure(
+        "E3-scatter", "Feature dimensionalities gather at fractions", SOURCE,
+        "Clusters at 2/3 (triangles), 1/2 (digons), 2/5 (pentagons) and 3/8 (square antiprisms), one after the other.",
+        "Features with dimensionality under 0.02 are left out. No line at 3/4 appears: the tetrahedron wins by less than "
+        "0.5 % and training does not find it.",
+        still(panel), columns=1,
+    )  # fmt: skip
+
+
+def _gains(grid: Tensor, found: dict[str, Gain]) -> Figure:
+    lines = tuple(line(name, 1 / grid.flip(0), g.gain.flip(0)) for name, g in found.items())
+    panel = Panel("loss saved per dimension", "1 / density", "variances of a feature", lines, x_log=True)
+    return Figure(
+        "E3-gains", "Which polytope pays most?", "",
+        "The highest curve changes from triangle to digon near 1/density 1.55, and to pentagon and antiprism near 4.4 to 5.",
+        "Each polytope stands alone here: features that are only partly represented are left out.",
+        still(panel), columns=1,
+    )  # fmt: skip
+
+
+def _graph(sweep: Sweep) -> Figure:
+    frames = tuple(Frame(f"{sweep.density[i]:g}", (_components(sweep.W[i]),)) for i in _first(sweep))
+    return Figure(
+        "E3-polytopes", "Features that share dimensions", SOURCE + ", feature geometry graph",
+        "Every group is a set of features joined by cosines above 0.2, drawn flat. With falling density digons give way "
+        "to pentagons and antiprisms.",
+        "Groups are projected on their two largest axes; features of norm below 0.5 are not drawn.",
+        frames, "density", 1,
+    )  # fmt: skip
+
+
+def _components(W: Float[Tensor, "n m"]) -> Panel:
+    """Groups on a square grid, one series of points per name."""
+    found = polytopes.polytopes(W)
+    across = int(np.ceil(max(len(found), 1) ** 0.5))
+    places: dict[str, list[np.ndarray]] = {}
+    ends: list[np.ndarray] = []
+    for k, polytope in enumerate(found):
+        flat, cosine = _flat(W[list(polytope.members)])
+        spot = flat + 3.0 * np.array([k % across, -(k // across)])
+        places.setdefault(polytope.name, []).append(spot)
+        ends += [spot[[i, j]] for i, j in zip(*np.nonzero(np.triu(np.abs(cosine), 1) > 0.2), strict=True)]
+    edges = np.concatenate(ends) if ends else np.zeros((0, 2))
+    parts: list[Series] = [series("edges", "|cosine| above 0.2", edges[:, 0], edges[:, 1], role="guide")]
+    parts += [points(name, *np.concatenate(spots).T) for name, spots in places.items()]
+    return Panel("groups of features", "", "", tuple(parts), square=True)
+
+
+def _flat(W: Float[Tensor, "k m"]) -> tuple[np.ndarray, np.ndarray]:
+    """Directions on their two largest axes [k 2], and their cosines."""
+    cosine = geometry.cosines(W).numpy()
+    values, vectors = np.linalg.eigh(cosine)
+    axes = vectors[:, ::-1][:, :2] * np.sqrt(values[::-1][:2].clip(0))
+    return np.pad(axes, ((0, 0), (0, 2 - axes.shape[1]))), cosine
