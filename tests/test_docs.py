@@ -1,7 +1,10 @@
 """What the documents say is true: the code in them runs, the terms they define are the ones in use."""
 
 import re
+import runpy
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,6 +15,18 @@ def test_python_in_the_readme_runs(capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert abs(float(capsys.readouterr().out.split()[0])) < 6
+
+
+@pytest.mark.parametrize(
+    ("example", "says"), [("01_pentagon", "pentagon"), ("02_why_polysemantic", "after the best unmixing")]
+)
+def test_examples_run_and_say_what_they_promise(example, says, capsys):
+    runpy.run_path(str(ROOT / "examples" / f"{example}.py"))
+    assert says in capsys.readouterr().out
+
+
+def test_every_example_is_run():
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {"01_pentagon", "02_why_polysemantic"}
 
 
 def test_the_tree_in_the_readme_is_the_tree():

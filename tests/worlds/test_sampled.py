@@ -133,7 +133,7 @@ def test_any_batch_size(batch):
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 5), (17, 4), (33, 9), (90, 20), (200, 20)])
 def test_any_size_and_slices(n, m):
     run = assert_same_steps(Toy(n, m, seed=1), features(n, 0.2), recipe(batch=600), steps=2)
-    assert (run.plan.slices > 1) == (n >= 90)
+    assert (run.plan.slices > 1) == (n >= 33)
 
 
 @pytest.mark.parametrize("network", [{}, {"hidden": "relu"}, {"tied": False}, {"hidden": "relu", "output": "linear", "tied": False}])

@@ -163,7 +163,7 @@ def _training(model: Path) -> list[dict[str, str]]:
         return []
     found = {m.name: m for m in tinylm_train.report(model)}
     text = (
-        f"On held-out documents the network needs {found['tinylm_bits_per_byte']} bits per byte; counting tokens needs "
+        f"On held-out documents the network needs {found['tinylm_bits_per_byte']}; counting tokens needs "
         f"{found['unigram_bits_per_byte']}, counting pairs {found['bigram_bits_per_byte']}."
     )
     return [{"about": "model", "text": text}]

@@ -244,7 +244,7 @@ def draw(plan, law, scratch, i, words, tiles):
                 r = load(shared, (begin + t) * LANES)
             gate = r if own else load(shared, (begin + t) * LANES)
             value = fused(scale, real(r if law.fresh[j] else plus(r, minus)), shift)
-            store(x, (t * n + j) * LANES, within(gate, low, span, value))
+            store(x, (t * n + j) * LANES, within(gate, low, np.uint32(low + span), value))
     store(words, 0, s0)
     store(words, 16, s1)
     store(words, 32, s2)

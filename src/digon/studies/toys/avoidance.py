@@ -2,13 +2,13 @@
 
     L1 on activations       + λ E‖h‖₁                    makes every represented feature cost something
     interference penalty    + μ Σ_{i≠j} (Wᵢ·Wⱼ)²         makes sharing cost something, however rare the features are
-    more units, few in use  top-k units or experts       the neurons are there, but an input pays for some of them only
+    more units, few in use  top-k units or experts       the neurons are there, but an input uses some of them only
     dropout                 units vanish at random       for comparison: nothing in it names superposition
 
 1. Alone on an axis (bias 0) a feature of importance I costs I p (1 − w²)²/3 + λ p w/2: kept if λ < 0.7258 I, w² = 2/3
    at the threshold.
 2. Two features in one dimension: exact minima over the plane of density and relative importance, for every way.
-3. Twenty features in five dimensions, importance 0.7ⁱ, density 0.03: trained networks, best of several.
+3. Twenty features in five dimensions, importance 0.7ⁱ, density 0.03: trained networks, the best of several starts.
 4. Forty features, importance 0.9ⁱ: five units, four experts of five of which one is used, five of twenty units (top-k),
    and twenty units without routing: the control that has the capacity and pays for it.
 
@@ -20,120 +20,290 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from ... import rng
-from ...measures.geometry import feature_dimensionality, interference, norms
 from ...records import Figure, Frame, Measurement, Panel
-from ...worlds.closed import linear_loss, own_error, small_loss, variance
-from ...worlds.descent import minimize
-from . import penalties
+from ...worlds.closed import digons_loss, linear_loss
+from . import planes
 from .base import Outcome, Say, StudyConfig, measured
-from .diagram import TWO, Diagram, last_feature, phases
-from .penalties import Pressure, Strata, plain
-from .sketch import grid, line, points, still
+from .diagram import SUPERPOSED, Diagram, axes, fixed_edge
+from .penalties import Found, Pressure, Size, best, plain
+from .sketch import across, grid, line, points, rounded, still
 
 N, M, DENSITY, DECAY = 20, 5, 0.03, 0.7
-L1 = (0.0, 0.003, 0.01, 0.03, 0.07, 0.1, 0.15, 0.2, 0.3)
-OVERLAP = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-DROPOUT = (0.0, 0.1, 0.3, 0.5)
-ALONE = (2 / 3) ** 0.5 * 8 / 9
-"""λ / I up to which a feature alone on an axis is kept: the largest (2/3)(2w − w³), at w² = 2/3."""
+L1 = (0.0, 0.003, 0.01, 0.03, 0.1, 0.15, 0.2, 0.3)
+OVERLAP = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+DROPOUT = (0.1, 0.3, 0.5)
 EXPECTED_SUPERPOSED = {0.0: 10, 0.01: 8, 0.03: 4, 0.1: 2, 0.15: 0}
 """Features in superposition by λ in an earlier calculation of ours, from three starts."""
-SHARING = 0.2
-"""Interference from which a feature counts as superposed."""
-SOURCE = "Elhage et al. 2022, strategic section"
-Energy = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Loss and penalty from weights [a 2 1], biases [a 2], densities [a] and relative importances [a]."""
-
-
-
-@dataclass(frozen=True)
-class Found:
-    """The best of several networks of one kind and strength."""
-
-    W: Float[Tensor, "n m"]
-    loss: float
-    """Squared error without penalty and without dropout."""
-    energy: float
-    """With penalty: what decided which network is the best."""
-    norm: Float[Tensor, " n"]
-    shared: Float[Tensor, " n"]
-    """Interference within the expert that holds the feature."""
-
-    @property
-    def represented(self) -> int:
-        """Features longer than 0.5."""
-        return int((self.norm > 0.5).sum())
-
-    @property
-    def superposed(self) -> int:
-        """Represented features that share their direction."""
-        return int(((self.norm > 0.5) & (self.shared > SHARING)).sum())
-
-    @property
-    def alignment(self) -> np.ndarray:
-        """Largest weight over the sum of weights, of every hidden unit in use: 1 alone, 1/2 for a pair."""
-        size = self.W.abs()
-        return (size.amax(0) / size.sum(0))[size.amax(0) > 0.5].numpy()
-
-
-def best(m: int, importance: Tensor, pressure: Pressure, size: "Size", seed: int) -> list[Found]:
-    """Train `size.starts` networks per strength; the best of each by energy."""
-    wide = Pressure(
-        pressure.l1.repeat_interleave(size.starts), pressure.overlap.repeat_interleave(size.starts),
-        pressure.dropout, pressure.blocks, pressure.active,
-    )  # fmt: skip
-    n = len(importance)
-    batch = Strata(n, DENSITY, 160 // n, 100, 60)
-    W, b = penalties.train(m, importance, wide, batch, steps=size.steps, seed=seed)
-    rows = Strata(n, DENSITY, 100, 12_000, 6_000)
-    loss, activity = penalties.reconstruction(W, b, importance, wide, rows, seed)
-    energy = (loss + wide.l1 * activity + wide.overlap * penalties.overlaps(W)).view(-1, size.starts)
-    picked = (energy.argmin(1) + size.starts * torch.arange(len(energy))).tolist()
-    parts = W.unflatten(-1, (wide.blocks if wide.active == 1 else 1, -1)).movedim(2, 1)  # [i, experts, n, units]
-    norm, shared = norms(parts), interference(parts)
-    home = norm.argmax(1, keepdim=True)
-    norm, shared = norm.gather(1, home)[:, 0], shared.gather(1, home)[:, 0]
-    return [Found(W[k], float(loss[k]), float(energy.flatten()[k]), norm[k], shared[k]) for k in picked]
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is trained."""
-
-    steps: int
-    starts: int
-    seeds: int
-    pixels: int
-
-
-Runs = list[list[Found]]
-"""[seeds][strengths]"""
-
-
-def gather(runs: Runs, what: Callable[[Found], float]) -> np.ndarray:
-    """A number of every network, [seeds, strengths]."""
-    return np.array([[what(found) for found in run] for run in runs])
-
-
-def under_penalties(size: Size, seed: int) -> tuple[Runs, Runs, Runs]:
-    """Twenty features in five dimensions under L1, interference penalty and dropout."""
-    importance = DECAY ** torch.arange(N).float()
-    l1, overlap = torch.tensor(L1), torch.tensor(OVERLAP)
-    strengths = Pressure(torch.cat([l1, 0 * overlap]), torch.cat([0 * l1, overlap]))
-    both = [best(M, importance, strengths, size, seed + s) for s in range(size.seeds)]
-    dropped = [
-        [best(M, importance, plain(1, dropout=q), size, seed + s)[0] for q in DROPOUT] for s in range(size.seeds)
-    ]
-    return [run[: len(L1)] for run in both], [run[len(L1) :] for run in both], dropped
-
-
 EXPERTS: dict[str, tuple[int, Pressure]] = {
     "5 units": (5, plain(1)),
     "4 experts of 5 units, 1 in use": (20, plain(1, blocks=4)),
     "20 units, 5 in use": (20, plain(1, blocks=20, active=5)),
     "20 units": (20, plain(1)),
 }
+WAYS: dict[str, tuple[Callable[[float], planes.Energy], tuple[float, ...]]] = {
+    "L1 on activations": (planes.with_l1, (0.05, 0.1, 0.2, 0.4, 0.6)),
+    "interference penalty": (planes.with_overlap, (0.001, 0.003, 0.01, 0.03)),
+    "dropout": (planes.with_dropout, (0.1, 0.3, 0.5)),
+}
+SOURCE = "Elhage et al. 2022, strategic section"
+Runs = list[list[Found]]
+"""[seeds][strengths]"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Networks of part 3 and 4."""
+
+    l1: Runs
+    overlap: Runs
+    dropout: Runs
+    experts: Runs
+
+
+def gather(runs: Runs, what: Callable[[Found], float]) -> np.ndarray:
+    """A number of every network, [seeds, strengths]."""
+    return np.array([[what(found) for found in run] for run in runs], dtype=float)
+
+
+def lowest(runs: Runs) -> list[Found]:
+    """The best network of every strength over all seeds."""
+    return [min(column, key=lambda found: found.energy) for column in zip(*runs, strict=True)]
+
+
+def train_all(size: Size, seed: int) -> Trained:
+    """Twenty features in five dimensions under every pressure, then forty features with experts."""
+    importance = DECAY ** torch.arange(N).float()
+    l1, overlap = torch.tensor(L1), torch.tensor(OVERLAP)
+    strengths = Pressure(torch.cat([l1, 0 * overlap]), torch.cat([0 * l1, overlap]))
+    both = [best(M, importance, DENSITY, strengths, size, seed + s) for s in range(size.seeds)]
+    dropout = [
+        [best(M, importance, DENSITY, plain(1, dropout=q), size, seed + s)[0] for q in DROPOUT]
+        for s in range(size.seeds)
+    ]
+    many = 0.9 ** torch.arange(40).float()
+    experts = [
+        [best(m, many, DENSITY, pressure, size, seed + s)[0] for m, pressure in EXPERTS.values()]
+        for s in range(size.seeds)
+    ]
+    return Trained([run[: len(L1)] for run in both], [run[len(L1) :] for run in both], dropout, experts)
+
+
+def one_of_two(size: Size, seed: int) -> np.ndarray:
+    """Loss of two units of which one is used, over the loss of the exact antipodal pair, per seed (density 0.1)."""
+    p = torch.full((1,), 0.1, dtype=torch.float64)
+    digon = planes.minima(planes.with_l1(0.0), p, torch.ones_like(p))[1].item()
+    pressure = plain(1, blocks=2)
+    return np.array([best(2, torch.ones(2), 0.1, pressure, size, seed + s)[0].loss for s in range(size.seeds)]) / digon
+
+
+def run(config: StudyConfig, say: Say) -> Outcome:
+    """What every way does to exact phase diagrams and to trained networks."""
+    size = Size(150, 2, 3, 10) if config.smoke else Size(1200, 5, 3, 24)
+    values: dict[str, Measurement] = {}
+    exact: dict[str, float] = {}
+
+    def note(name: str, samples: float | np.ndarray, method: str, expected: float | None = None) -> None:
+        values[name] = measured(name, samples, method=method, seed=config.seed)
+        if expected is not None:
+            exact[name] = expected
+
+    say("exact minima of two features in one dimension")
+    diagrams = exact_diagrams(size)
+    note_exact(diagrams, note)
+    say("training twenty features in five dimensions under every pressure, and forty with experts")
+    trained = train_all(size, config.seed)
+    note_penalties(trained, note)
+    note_experts(trained, one_of_two(size, config.seed), note)
+    figures = (planes_figure(diagrams), price_figure(trained), l1_figure(trained), weights_figure(trained),
+               experts_figure(trained))  # fmt: skip
+    return Outcome(values, exact, figures)
+
+
+Note = Callable[..., None]
+
+
+def exact_diagrams(size: Size) -> dict[tuple[str, float], Diagram]:
+    """Phase diagrams by way and strength."""
+    density, importance = axes(size.pixels)
+    found = {("none", 0.0): planes.plane(planes.with_l1(0.0), density, importance)}
+    for way, (energy, strengths) in WAYS.items():
+        found |= {(way, s): planes.plane(energy(s), density, importance) for s in strengths}
+    return found | {("one of two units in use", 0.0): planes.one_of_two(density, importance)}
+
+
+def note_exact(diagrams: dict[tuple[str, float], Diagram], note: Note) -> None:
+    """Thresholds and shares of the plane."""
+    note("threshold_alone", planes.threshold_alone(), "largest λ at which minimizing keeps the feature", planes.ALONE)
+    ratios = [planes.least_kept(s) * planes.ALONE / s for s in (0.1, 0.2, 0.4)]
+    note("sparse_edge_l1", float(np.mean(ratios)), "importance edge / 1.378 λ at density 0.01, mean of three λ", 1.0)
+    ratios = [planes.least_shared(s) / (3 * s) for s in (3e-4, 1e-3, 3e-3)]
+    note("sparse_edge_overlap", float(np.mean(ratios)), "density edge / 3 μ for equal features, mean of three μ", 1.0)
+    area = {key: float((d.phase == SUPERPOSED).mean()) for key, d in diagrams.items()}
+    for name, way in zip(("l1", "overlap", "dropout"), WAYS, strict=True):
+        shares = np.array([area["none", 0.0], *(v for (w, _), v in area.items() if w == way)])
+        note(
+            f"area_left_{name}", shares[-1] / shares[0], "superposed share of the plane, strongest / none; exact minima"
+        )
+        note(
+            f"area_falls_{name}",
+            float((np.diff(shares) <= 0).mean()),
+            "share of steps of strength that do not add area",
+        )
+
+
+def note_penalties(trained: Trained, note: Note) -> None:
+    """Counts are of the best network over all seeds, prices are one per seed."""
+    top = lowest(trained.l1)
+    counts = np.array([found.represented for found in top])
+    shared = dict(zip(L1, (found.superposed for found in top), strict=True))
+    strong = next((k for k, c in enumerate(counts) if c <= M), len(L1) - 1)
+    losses = gather(trained.l1, lambda found: found.loss)
+    linear = linear_loss(torch.tensor(DENSITY), DECAY ** torch.arange(N).double(), M).item()
+    pure = gather(trained.overlap, lambda found: found.loss)[:, -1]
+    note("represented_without", float(counts[0]), "represented features, λ = 0")
+    note("represented_strong", float(counts[list(L1).index(0.15) :].max()), "represented features, λ ≥ 0.15")
+    note("represented_falls", float((np.diff(counts) <= 0).mean()), "share of steps of λ that do not add features")
+    note("superposed_strong", float(shared[0.15]), "represented features in superposition, λ = 0.15")
+    note(
+        "superposed_beyond", float(max(shared[k] for k in (0.15, 0.2, 0.3))), "the same, largest of λ = 0.15, 0.2, 0.3"
+    )
+    off = max(abs(shared[k] - expected) for k, expected in EXPECTED_SUPERPOSED.items())
+    note("superposed_off", float(off), "largest distance from 10, 8, 4, 2, 0")
+    note("price_l1", losses[:, strong] / losses[:, 0], f"loss at λ = {L1[strong]:g} / loss at λ = 0")
+    aligned = np.concatenate([found.alignment for found, k in zip(top, L1, strict=True) if 0.003 <= k <= 0.03])
+    note("aligned_off", float(np.minimum(abs(aligned - 0.5), abs(aligned - 1)).max(initial=0)),
+         "largest distance of a unit's max / sum from 1/2 or 1, λ = 0.003 to 0.03")  # fmt: skip
+    note("aligned_share", float((np.minimum(abs(aligned - 0.5), abs(aligned - 1)) < 0.03).mean()),
+         "share of units with max / sum within 0.03 of 1/2 or 1, λ = 0.003 to 0.03")  # fmt: skip
+    ranked = [bool((found.norm[: found.represented] > 0.5).all()) for found in top]
+    note("least_important_go", float(np.mean(ranked)), "share of λ at which the represented features are the top ones")
+    note(
+        "overlap_superposed",
+        float(lowest(trained.overlap)[-1].superposed),
+        "features in superposition at the largest μ",
+    )
+    note("overlap_over_linear", pure / linear, "loss at the largest μ / loss of the best linear model", 1.0)
+    note("l1_over_overlap", losses[:, list(L1).index(0.15)] / pure, "loss at λ = 0.15 / loss at the largest μ")
+    dropped = [run[-1] for run in trained.dropout]
+    note("dropout_superposed", np.array([f.superposed / max(1, f.represented) for f in dropped]),
+         "share of represented features in superposition, dropout 0.5")  # fmt: skip
+    note("dropout_represented", np.array([f.represented for f in dropped], float), "represented features, dropout 0.5")
+
+
+def note_experts(trained: Trained, ratio: np.ndarray, note: Note) -> None:
+    """More units at the same number in use."""
+    note("one_of_two", ratio, "loss of one of two units in use / exact antipodal pair, density 0.1", 0.5)
+    loss = gather(trained.experts, lambda found: found.loss)
+    crowd = gather(trained.experts, lambda found: found.represented / found.W.shape[1])
+    note("experts_over_dense", loss[:, 1] / loss[:, 0], "loss of experts / five units")
+    note("experts_over_control", loss[:, 1] / loss[:, 3], "loss of experts / twenty units, all in use")
+    note("top_over_control", loss[:, 2] / loss[:, 3], "loss of five of twenty units / twenty units, all in use")
+    note("experts_crowding", crowd[:, 1] / crowd[:, 0], "represented features per unit, experts / five units")
+
+
+def planes_figure(diagrams: dict[tuple[str, float], Diagram]) -> Figure:
+    """The phase boundary under every way."""
+    frames = []
+    for (way, strength), diagram in diagrams.items():
+        r = diagram.importance
+        lines = [line("fixed weights, no penalty", r, fixed_edge(r, 2), "guide")]
+        if way == "L1 on activations":
+            edge = strength / planes.ALONE
+            lines += [
+                line("0.7258 r = λ", [edge, edge], [1, 0.01]),
+                line("r = 0.7258 / λ", [1 / edge, 1 / edge], [1, 0.01]),
+            ]
+        if way == "interference penalty":
+            lines.append(line("density 3 μ", [0.1, 10], [3 * strength] * 2))
+        frames.append(Frame(f"{way} | {strength:g}", diagram.panels(f"{way} {strength:g}", tuple(lines))))
+    return Figure(
+        "E10-boundary", "What each way does to the phase boundary (two features, one dimension)", SOURCE,
+        "L1 moves the edge sideways: it gives up unimportant features and leaves rare ones in superposition. The "
+        "interference penalty moves it from below: it ends superposition of rare features first, below density 3 μ. With "
+        "one of two units in use nothing is shared. Dropout leaves the boundary where it was.",
+        "Exact minima, so whether training finds them is not shown; strengths of different ways are not comparable. The "
+        "last frame is a theory with unit weights.",
+        tuple(frames), "way | strength", columns=2,
+    )  # fmt: skip
+
+
+def price_figure(trained: Trained) -> Figure:
+    """Superposition against loss for every way."""
+    importance = DECAY ** torch.arange(N).double()
+    linear = linear_loss(torch.tensor(DENSITY), importance, M).item()
+    digon, represented, dedicated = digons_loss(DENSITY, importance, M)
+    groups = (("L1", trained.l1), ("interference penalty", trained.overlap), ("dropout", trained.dropout))
+    panels = []
+    for title, label, what in (
+        ("superposed", "features in superposition", lambda f: f.superposed),
+        ("crowding", "‖W‖²_F / m", lambda f: float(f.W.square().sum()) / f.W.shape[1]),
+    ):
+        series = [
+            points(name, gather(runs, lambda f: f.loss).ravel(), gather(runs, what).ravel()) for name, runs in groups
+        ]
+        guide = (represented - dedicated, 0) if title == "superposed" else (represented / M, 1.0)
+        series.append(points("digons only; linear", [digon, linear], guide, "theory"))
+        panels.append(Panel(f"{title} against loss", "loss without penalty", label, tuple(series), x_log=True))
+    return Figure(
+        "E10-price", "What avoiding superposition costs (20 features, 5 dimensions, density 0.03)", SOURCE,
+        "All three reach networks without superposition at a multiple of the loss. The interference penalty ends at the "
+        "best linear model; L1 also shrinks what it keeps and ends above it.",
+        "One importance curve and one density; every point is the best of a few starts.",
+        still(*panels), columns=2,
+    )  # fmt: skip
+
+
+def l1_figure(trained: Trained) -> Figure:
+    """Counts and loss over the strength of L1 and of the interference penalty."""
+    panels = []
+    for name, strengths, runs in (("λ", L1, trained.l1), ("μ", OVERLAP, trained.overlap)):
+        x = [max(v, 1e-3) for v in strengths] if name == "λ" else strengths
+        counts = (across("represented", x, gather(runs, lambda f: f.represented)),
+                  across("in superposition", x, gather(runs, lambda f: f.superposed)),
+                  line("dimensions", [min(x), max(x)], [M, M], "guide"))  # fmt: skip
+        left = f"{name} (0 drawn at 0.001)" if name == "λ" else name
+        panels.append(Panel(f"features over {name}", left, "features", counts, x_log=True))
+        loss = across("loss", x, gather(runs, lambda f: f.loss))
+        panels.append(Panel(f"loss over {name}", left, "loss without penalty", (loss,), x_log=True, y_log=True))
+    return Figure(
+        "E10-strength", "Features and loss over the strength of a penalty", SOURCE,
+        "Features are given up one by one, the least important first, and superposition goes with them.",
+        "Ranges are over seeds, each the best of a few starts; where minima are nearly equal, counts differ by seed.",
+        still(*panels), columns=2,
+    )  # fmt: skip
+
+
+def weights_figure(trained: Trained) -> Figure:
+    """The weights of the best networks under L1."""
+    frames = []
+    for strength, found in zip(L1, lowest(trained.l1), strict=True):
+        picture = grid(range(M), range(N), found.W.numpy().round(2), diverging=True)
+        frames.append(Frame(f"{strength:g}", (Panel(f"λ = {strength:g}", "hidden unit", "feature", grid=picture,
+                                                    color_label="weight", color_range=(-1.2, 1.2)),)))  # fmt: skip
+    return Figure(
+        "E10-weights", "L1 turns superposition to the axes before it removes it", SOURCE,
+        "Without L1 weights point anywhere. A little L1 puts pairs on single units. More of it empties the lower rows.",
+        "The order of units and their signs mean nothing.", tuple(frames), "λ", columns=1,
+    )  # fmt: skip
+
+
+def experts_figure(trained: Trained) -> Figure:
+    """More units at the same number in use."""
+    names, x = list(EXPERTS), np.arange(len(EXPERTS))
+    title = "; ".join(f"{k}: {name}" for k, name in enumerate(names))
+    loss = across("loss", x, gather(trained.experts, lambda f: f.loss))
+    crowd = gather(trained.experts, lambda f: f.represented / f.W.shape[1])
+    shared = gather(trained.experts, lambda f: f.superposed / f.W.shape[1])
+    best_ones = lowest(trained.experts)
+    order = tuple(points(name, range(40), rounded(f.norm)) for name, f in zip(names, best_ones, strict=True))
+    return Figure(
+        "E10-experts", "More units, of which few are in use (40 features, density 0.03)", SOURCE,
+        "With as many units in use, experts and top-k represent more features at a lower loss. Top-k nearly reaches the "
+        "control that uses all twenty units; experts do not, because features that meet in an input may live apart.",
+        "Units in use count what is read out; choosing them by their response computes all of them. " + title + ".",
+        still(Panel("loss", "network", "loss", (loss,), y_log=True),
+              Panel("features per unit", "network", "features / unit",
+                    (across("represented", x, crowd), across("in superposition", x, shared))),
+              Panel("norm of every feature", "feature", "‖W‖", order)),
+    )  # fmt: skip

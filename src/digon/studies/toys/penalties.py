@@ -18,7 +18,11 @@ from scipy import stats
 from torch import Tensor
 
 from ... import rng
+from ...measures.geometry import interference, norms
 from .loops import minimize
+
+SHARING = 0.2
+"""Interference from which a feature counts as superposed."""
 
 
 @dataclass(frozen=True)
@@ -152,3 +156,65 @@ def train(
 
     minimize([W, b], loss, steps=steps, peak=peak)
     return W.detach(), b.detach()
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained, and how fine diagrams are."""
+
+    steps: int
+    starts: int
+    """Networks per strength and seed, of which the best is kept."""
+    seeds: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best of several networks of one kind and strength."""
+
+    W: Float[Tensor, "n m"]
+    loss: float
+    """Squared error without penalty and without dropout."""
+    energy: float
+    """With penalty: what decided which network is the best."""
+    norm: Float[Tensor, " n"]
+    shared: Float[Tensor, " n"]
+    """Interference; within the expert that holds the feature if only one expert is used."""
+
+    @property
+    def represented(self) -> int:
+        """Features longer than 0.5."""
+        return int((self.norm > 0.5).sum())
+
+    @property
+    def superposed(self) -> int:
+        """Represented features that share their direction."""
+        return int(((self.norm > 0.5) & (self.shared > SHARING)).sum())
+
+    @property
+    def alignment(self) -> np.ndarray:
+        """Largest weight over the sum of weights, of every hidden unit in use: 1 alone, 1/2 for a pair."""
+        size = self.W.abs()
+        return (size.amax(0) / size.sum(0))[size.amax(0) > 0.5].numpy()
+
+
+def best(
+    m: int, importance: Float[Tensor, " n"], density: float, pressure: Pressure, size: Size, seed: int
+) -> list[Found]:
+    """Train `size.starts` networks per strength; the best of each by energy."""
+    wide = Pressure(
+        pressure.l1.repeat_interleave(size.starts), pressure.overlap.repeat_interleave(size.starts),
+        pressure.dropout, pressure.blocks, pressure.active,
+    )  # fmt: skip
+    n = len(importance)
+    batch, rows = Strata(n, density, 160 // n, 100, 60 * (n > 2)), Strata(n, density, 100, 12_000, 6_000 * (n > 2))
+    W, b = train(m, importance, wide, batch, steps=size.steps, seed=seed)
+    loss, activity = reconstruction(W, b, importance, wide, rows, 0)
+    energy = (loss + wide.l1 * activity + wide.overlap * overlaps(W)).view(-1, size.starts)
+    picked = (energy.argmin(1) + size.starts * torch.arange(len(energy))).tolist()
+    parts = W.unflatten(-1, (wide.blocks if wide.active == 1 else 1, -1)).movedim(2, 1)  # [i, experts, n, units]
+    norm, shared = norms(parts), interference(parts)
+    home = norm.argmax(1, keepdim=True)
+    norm, shared = norm.gather(1, home)[:, 0], shared.gather(1, home)[:, 0]
+    return [Found(W[k], float(loss[k]), float(energy.flatten()[k]), norm[k], shared[k]) for k in picked]

@@ -28,7 +28,6 @@ Energy = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Loss and penalty from weights [a 2 1], biases [a 2], densities [a] and relative importances [a]."""
 
 
-
 def pair_loss(W: Tensor, b: Tensor, p: Tensor, r: Tensor) -> Tensor:
     """Expected loss of two features of importance 1 and r."""
     density = p[:, None].expand(-1, 2)
@@ -114,7 +113,9 @@ def threshold_alone() -> float:
     """λ at which a feature of importance 1, alone on an axis with bias 0, is given up: by minimizing, not by formula."""
     strength = torch.linspace(0.6, 0.85, 251, dtype=torch.float64)
     x, value = minimize(
-        lambda x, which: own_error(x[:, 0].square(), torch.zeros(len(x), dtype=x.dtype)) + strength[which] * x[:, 0] / 2,
+        lambda x, which: (
+            own_error(x[:, 0].square(), torch.zeros(len(x), dtype=x.dtype)) + strength[which] * x[:, 0] / 2
+        ),
         torch.full((251, 1), 0.95, dtype=torch.float64),
     )
     kept = (x[:, 0] > 0.5) & (value < 1 / 3)

@@ -5,26 +5,35 @@
 At every density many networks are trained from random starts and the one with the lowest expected loss is read: which
 features it represents, which neurons carry one feature only, and which binary codes the others use.
 
-1. Train 48 networks per density (Adam, cosine decay), rank them on fresh samples.
+1. Train 96 networks per density (Adam, cosine decay), rank them on fresh samples.
 2. Compute the expected loss of the best few by enumeration (`quadrature`), keep the lowest.
 3. Classify its neurons: monosemantic = second largest weight below 0.15 of the largest.
+4. Carry one winner of every kind to every density and let it settle in its local minimum there: the curves of loss over
+   density cross where one kind gives way to the next, and the lowest is the best minimum known.
+5. Give the hidden units a bias: they can then stay on and be linear.
 
 Source: Elhage et al. 2022, "Toy Models of Superposition", section on a privileged basis.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...measures.geometry import interference, represented
-from ...records import Figure, Frame, Grid, Measurement, Panel, Series
-from ...worlds.features import features
+from ... import rng
+from ...measures.geometry import represented
+from ...records import Figure, Frame, Measurement, Panel, Series
+from ...worlds.features import Features, features
 from ...worlds.fit import FitConfig, fit
 from ...worlds.toys import Activation, Toy
+from . import sketch
 from .base import Outcome, Say, StudyConfig, measured
-from .quadrature import pattern_loss
+from .loops import minimize
+from .quadrature import pattern_loss, polish
+from .stacks import stack
 
 N, M, DECAY = 10, 5, 0.75
 DENSITIES = (1.0, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.08, 0.05, 0.03, 0.01)
@@ -32,6 +41,7 @@ SMOKE_DENSITIES = (1.0, 0.3, 0.03)
 PAIRED = 0.3
 """Weights above this count as connections of a feature."""
 SOURCE = "Elhage et al. 2022, superposition in a privileged basis"
+THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -40,28 +50,60 @@ class Best:
 
     density: float
     W: Float[Tensor, "n m"]
+    b: Float[Tensor, " n"]
     loss: float
-    share: float
+    """Expected loss."""
+    share: float = 0.0
     """Share of starts within 1 % of the best loss."""
 
 
+def law_of(density: float) -> Features:
+    """The law of the study's features."""
+    return features(N, density, DECAY ** torch.arange(N, dtype=torch.float64))
+
+
 def best_networks(
-    densities: tuple[float, ...], starts: int, config: FitConfig, hidden: Activation = "relu", seed: int = 0
+    densities: tuple[float, ...], starts: int, config: FitConfig, hidden: Activation = "relu"
 ) -> list[Best]:
     """The best of `starts` networks at every density, all trained in one call."""
-    importance = DECAY ** torch.arange(N, dtype=torch.float64)
     column = torch.tensor(densities, dtype=torch.float64).repeat_interleave(starts)[:, None]
-    law = features(N, column.expand(-1, N), importance)
-    toy = Toy(N, M, len(column), hidden=hidden, seed=seed)
+    law = features(N, column.expand(-1, N), law_of(1.0).importance)
+    toy = Toy(N, M, len(column), hidden=hidden, seed=config.seed)
     loss = fit(toy, law, config).loss.view(len(densities), starts)
     found = list[Best]()
     for k, density in enumerate(densities):
         nominees = (loss[k].topk(min(4, starts), largest=False).indices + k * starts).tolist()
-        exact = {i: pattern_loss(toy, law, i) for i in nominees}
+        exact = {i: pattern_loss(toy, law, i, 256) for i in nominees}
         winner = min(exact, key=exact.__getitem__)
         share = float((loss[k] <= 1.01 * loss[k].min()).double().mean())
-        found.append(Best(density, ordered(toy.W[winner].detach()), exact[winner], share))
+        W, b = toy.W[winner].detach(), toy.b[winner].detach()
+        found.append(Best(density, ordered(W), b, exact[winner], share))
     return found
+
+
+def settled(start: Best, density: float, rows: int = 2**14) -> Best:
+    """The local minimum at another density that a network belongs to."""
+    toy, law = Toy(N, M, hidden="relu"), law_of(density)
+    with torch.no_grad():
+        toy.W[0], toy.b[0] = start.W, start.b
+    before = pattern_loss(toy, law, 0, 256)
+    after = polish(toy, law, 0, rows)
+    if after > before:  # the fixed rows of the descent mislead by a few tenths of a percent
+        return Best(density, ordered(start.W), start.b, before)
+    return Best(density, ordered(toy.W[0].detach()), toy.b[0].detach(), after)
+
+
+def carried(found: list[Best]) -> list[list[Best]]:
+    """[density][kind]: one winner of every kind, settled at every density. A kind is a pair from `regime`."""
+    kinds = sorted({regime(b.W) for b in found}, key=lambda k: (k[1], -k[0]))
+    jobs = [
+        (min((b for b in found if regime(b.W) == kind), key=lambda b: abs(b.density / d - 1)), d)
+        for d in (b.density for b in found)
+        for kind in kinds
+    ]
+    with ThreadPoolExecutor(THREADS) as pool:
+        rows = list(pool.map(lambda job: settled(*job), jobs))
+    return [rows[k : k + len(kinds)] for k in range(0, len(rows), len(kinds))]
 
 
 def ordered(W: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
@@ -120,95 +162,152 @@ def pairs(W: Float[Tensor, "n m"]) -> tuple[int, int]:
 
 
 def run(config: StudyConfig, say: Say) -> Outcome:
-    """Best networks over densities: losses, represented features, monosemantic neurons, codes."""
+    """Best networks over densities: losses, represented features, monosemantic neurons, codes; and known minima."""
     densities = SMOKE_DENSITIES if config.smoke else DENSITIES
-    starts = 8 if config.smoke else 48
+    starts = 12 if config.smoke else 96
     training = FitConfig(
-        steps=1500 if config.smoke else 8000, batch=256 if config.smoke else 512, learning_rate=1e-2,
+        steps=1000 if config.smoke else 4000, batch=256, learning_rate=1e-2,
         schedule="cosine", seed=config.seed, device=config.device,
     )  # fmt: skip
     say(f"training {starts} networks at each of {len(densities)} densities")
-    found = best_networks(densities, starts, training, seed=config.seed)
-    linear = best_networks((0.3,), 4, training, hidden="linear", seed=config.seed)[0]
-    values = _quantities(found, starts, config.seed)
-    naive = float(sum(DECAY**i for i in range(M, N)) * (1 / 3 - 1 / 4))
-    exact = {"loss_p1": naive}
-    figures = (_weights(found), _regimes(found), _bases(linear, next(b for b in found if b.density == 0.3)))
+    found = best_networks(densities, starts, training)
+    linear = best_networks((0.3,), 4, training, hidden="linear")[0]
+    say("carrying every kind of network to every density")
+    curves = carried(found)
+    lowest = [min(row, key=lambda b: b.loss) for row in curves]
+    if not config.smoke:
+        lowest = [settled(b, b.density, 2**17) for b in lowest]
+    say("a bias in the hidden layer")
+    biased = hidden_bias(0.3, 4, 600 if config.smoke else 3000, config.seed)
+    privileged = next(b for b in found if b.density == 0.3)
+    values = _quantities(found, lowest, starts, config.seed)
+    values |= _basis(linear, privileged, biased, config.seed)
+    exact = _exact(lowest)
+    figures = (_weights(found), _regimes(found, lowest), _energies(found, curves), _bases(linear, privileged))
     return Outcome(values, exact, figures)
 
 
-def _quantities(found: list[Best], starts: int, seed: int) -> dict[str, Measurement]:
+def tag(density: float) -> str:
+    """Density as part of a quantity's name."""
+    return f"p{density:g}".replace("0.", "0_")
+
+
+def _exact(lowest: list[Best]) -> dict[str, float]:
+    """What the lowest known minimum at every density says."""
+    found = dict[str, float]()
+    for b in lowest:
+        mono, count = regime(b.W)
+        found |= {f"loss_{tag(b.density)}": b.loss, f"mono_{tag(b.density)}": mono}
+        found[f"represented_{tag(b.density)}"] = count
+    return found | _shapes({b.density: b.W for b in lowest})
+
+
+def _shapes(by: dict[float, Tensor]) -> dict[str, float]:
+    """Numbers that say which published code the networks use."""
+    dense, middle = [d for d in by if d >= 0.5], [d for d in by if 0.2 <= d <= 0.4]
+    sparse = [pairs(by[d]) for d in by if d <= 0.04]
+    shapes = {
+        "all_mono_dense": _share([regime(by[d]) == (M, M) for d in dense]),
+        "three_in_two": _share([three_in_two(by[d]) for d in middle]),
+        "two_neurons": float(min(two for two, _ in sparse)),
+        "distinct_pairs": float(min(different for _, different in sparse)),
+    }
+    if 0.15 in by:
+        shapes["five_in_three"] = float(regime(by[0.15]) == (2, 7))
+        shapes["six_in_four"] = float(regime(by[0.12]) == (1, 7))
+        shapes["marker_p0_12"], shapes["marker_p0_08"] = (float(marker_code(by[d])) for d in (0.12, 0.08))
+    return shapes
+
+
+MEANINGS = {
+    "all_mono_dense": "share of densities from 0.5 with five monosemantic neurons",
+    "three_in_two": "share of densities from 0.2 to 0.4 with three monosemantic neurons and the code of three in two",
+    "two_neurons": "features with exactly two positive weights > 0.3, densities up to 0.04",
+    "distinct_pairs": "different pairs of neurons used, densities up to 0.04",
+    "five_in_three": "2 monosemantic neurons and 7 features at 0.15",
+    "six_in_four": "1 monosemantic neuron and 7 features at 0.12",
+    "marker_p0_12": "one neuron separates 2-of-the-others from 1-of-the-others",
+    "marker_p0_08": "one neuron separates 3-of-the-others from 1-of-the-others",
+}
+
+
+def _quantities(found: list[Best], lowest: list[Best], starts: int, seed: int) -> dict[str, Measurement]:
     values = dict[str, Measurement]()
 
     def note(name: str, value: float, method: str) -> None:
         values[name] = measured(name, value, method=f"{method}; best of {starts} starts", seed=seed)
 
-    by = {b.density: b.W for b in found}
     for b in found:
         mono, count = regime(b.W)
-        tag = f"p{b.density:g}".replace("0.", "0_")
-        note(f"loss_{tag}", b.loss, "expected loss by enumeration of active sets")
-        note(f"represented_{tag}", count, "features with ‖Wᵢ‖ > 0.5")
-        note(f"mono_{tag}", mono, "neurons with a second largest weight below 0.15 of the largest")
+        note(f"loss_{tag(b.density)}", b.loss, "expected loss by enumeration of active sets")
+        note(f"represented_{tag(b.density)}", count, "features with ‖Wᵢ‖ > 0.5")
+        note(f"mono_{tag(b.density)}", mono, "neurons with a second largest weight below 0.15 of the largest")
+    for name, value in _shapes({b.density: b.W for b in found}).items():
+        note(name, value, MEANINGS[name])
     note("share_at_best", min(b.share for b in found), "least share of starts within 1 % of the best, over densities")
-    dense = [d for d in by if d >= 0.5]
-    note("all_mono_dense", _share(regime(by[d]) == (M, M) for d in dense), "share of densities from 0.5")
-    middle = [d for d in by if 0.2 <= d <= 0.4]
-    note("three_in_two", _share(three_in_two(by[d]) for d in middle), "share of densities from 0.2 to 0.4")
-    pairable = [d for d in by if d <= 0.04]
-    note("two_neurons", _least(pairs(by[d])[0] for d in pairable), "features with exactly two positive weights > 0.3")
-    note("distinct_pairs", _least(pairs(by[d])[1] for d in pairable), "different pairs of neurons")
-    if 0.15 in by:
-        note("five_in_three", float(regime(by[0.15]) == (2, 7)), "2 monosemantic neurons and 7 features at 0.15")
-        note("six_in_four", float(regime(by[0.12]) == (1, 7)), "1 monosemantic neuron and 7 features at 0.12")
-        note("marker_p0_12", float(marker_code(by[0.12])), "one neuron separates 2-of-the-others from 1-of-the-others")
-        note("marker_p0_08", float(marker_code(by[0.08])), "one neuron separates 3-of-the-others from 1-of-the-others")
+    excess = max(b.loss / low.loss for b, low in zip(found, lowest, strict=True))
+    note("loss_over_best_known", excess, "largest ratio over densities to the lowest minimum known")
     counts = [regime(b.W) for b in found]
-    rising = all(a[1] <= b[1] and a[0] >= b[0] for a, b in zip(counts, counts[1:], strict=False))
+    rising = all(a[1] <= b[1] and a[0] >= b[0] for a, b in pairwise(counts))
     note("monotone", float(rising), "features never fewer, monosemantic neurons never more with falling density")
     return values
 
 
-def _share(flags) -> float:
-    flags = [float(f) for f in flags]
+def _share(flags: list[bool]) -> float:
     return sum(flags) / len(flags)
 
 
-def _least(numbers) -> float:
-    return float(min(numbers))
+# --------------------------------------------------------------------------------------------------- the basis
+def alignment(W: Float[Tensor, "n m"]) -> float:
+    """Largest squared weight of a neuron over the sum of its squares, averaged over neurons. Range: [1/n, 1]."""
+    square = W.square()
+    return float((square.amax(0) / square.sum(0)).mean())
 
 
-def _rounded(values: Tensor) -> tuple[float, ...]:
-    return tuple(round(float(v), 4) for v in values)
+def hidden_bias(density: float, count: int, steps: int, seed: int) -> Float[Tensor, " i"]:
+    """Share of (row, hidden unit) that is on in networks with a trained hidden bias."""
+    law, data = law_of(density), rng.stream(seed, "hidden bias")
+    toy = Toy(N, M, count, hidden="relu", seed=seed)
+    c = torch.zeros(count, 1, M)
+
+    def hidden(x: Tensor) -> Tensor:
+        return (x @ toy.W + c).relu()
+
+    def loss(step: int) -> Tensor:
+        x = law.sample(256, data, count)
+        return (law.importance.float() * (toy.read(hidden(x)) - x).square()).sum(-1).mean(-1)
+
+    minimize([toy.W, toy.b, c], loss, steps=steps, peak=1e-2)
+    return (hidden(law.sample(10_000, data, count)) > 0).float().mean((1, 2)).detach()
 
 
-def neuron_bars(W: Float[Tensor, "n m"], title: str) -> Panel:
-    """Weights of every neuron, one bar series per feature, colored by the feature's interference."""
-    s = interference(W).clamp(max=1)
-    place = tuple(float(k) for k in range(W.shape[1]))
-    series = tuple(
-        Series("bars", f"feature {i}", place, _rounded(W[i]), color=(round(float(s[i]), 4),) * len(place))
-        for i in range(len(W))
-        if W[i].norm() > 0.05
-    )
-    return Panel(title, "neuron", "weights, stacked", series, color_label="interference sᵢ", color_range=(0.0, 1.0))
+def _basis(linear: Best, privileged: Best, biased: Tensor, seed: int) -> dict[str, Measurement]:
+    method = "largest squared weight of a neuron over the sum of squares, mean over neurons; density 0.3"
+    return {
+        "alignment_linear": measured("alignment_linear", alignment(linear.W), method=method, seed=seed),
+        "alignment_relu": measured("alignment_relu", alignment(privileged.W), method=method, seed=seed),
+        "on_with_bias": measured(
+            "on_with_bias", biased.tolist(), method="share of hidden units on, trained hidden bias, density 0.3; seeds", seed=seed
+        ),
+    }  # fmt: skip
 
 
+# --------------------------------------------------------------------------------------------------- figures
 def weight_grid(W: Float[Tensor, "n m"], title: str) -> Panel:
     """Neurons × features as colors."""
     n, m = W.shape
-    rows = tuple(_rounded(W[:, k]) for k in range(m))
-    grid = Grid(tuple(float(i) for i in range(n)), tuple(float(k) for k in range(m)), rows, diverging=True)
-    return Panel(title, "feature, most important first", "neuron", grid=grid, color_label="weight")
+    picture = sketch.grid(range(n), range(m), W.T, diverging=True)
+    return Panel(title, "feature, most important first", "neuron", grid=picture, color_label="weight")
 
 
 def _weights(found: list[Best]) -> Figure:
+    index = torch.arange(N)
     frames = tuple(
         Frame(
             f"density {b.density:g}",
             (
                 weight_grid(b.W, f"W: {regime(b.W)[1]} features, {regime(b.W)[0]} monosemantic neurons"),
-                neuron_bars(b.W, f"best loss {b.loss:.4g}"),
+                stack(b.W, f"loss {b.loss:.4g}", index, "feature", (0.0, N - 1.0)),
             ),
         )
         for b in found
@@ -222,20 +321,44 @@ def _weights(found: list[Best]) -> Figure:
     )  # fmt: skip
 
 
-def _regimes(found: list[Best]) -> Figure:
-    x = tuple(1 / b.density for b in found)
-    counts = [regime(b.W) for b in found]
+def _regimes(found: list[Best], lowest: list[Best]) -> Figure:
+    x = [1 / b.density for b in found]
+    counts, known = ([regime(b.W) for b in rows] for rows in (found, lowest))
     lines = (
-        Series("line", "features represented", x, tuple(float(c[1]) for c in counts)),
-        Series("line", "monosemantic neurons", x, tuple(float(c[0]) for c in counts)),
-        Series("line", "as many as neurons", (x[0], x[-1]), (float(M), float(M)), role="guide"),
+        sketch.line("features, lowest known minimum", x, [c[1] for c in known]),
+        sketch.line("monosemantic neurons, lowest known minimum", x, [c[0] for c in known]),
+        sketch.points("features, trained", x, [c[1] for c in counts]),
+        sketch.points("monosemantic neurons, trained", x, [c[0] for c in counts]),
+        sketch.line("as many as neurons", (x[0], x[-1]), (M, M), "guide"),
     )
     panel = Panel("Regimes", "1 / density", "count", lines, x_log=True)
     return Figure(
         "E8-regimes", "Features and monosemantic neurons over density", SOURCE,
         "Features climb from 5 to 10 while monosemantic neurons fall from 5 to 0: the two trade off step by step.",
         "Counts depend on thresholds: 0.5 for a feature's length, 0.15 for a neuron's second weight.",
-        (Frame("", (panel,)),), columns=1,
+        sketch.still(panel), columns=1,
+    )  # fmt: skip
+
+
+def _energies(found: list[Best], curves: list[list[Best]]) -> Figure:
+    x = [1 / b.density for b in found]
+    guess = [float(law_of(b.density).importance[M:].sum()) * (b.density / 3 - b.density**2 / 4) for b in found]
+    lines = list[Series]()
+    for k in range(len(curves[0])):
+        kinds = [regime(row[k].W) for row in curves]
+        common = max(set(kinds), key=kinds.count)
+        name = f"{common[1]} features, {common[0]} monosemantic"
+        lines.append(sketch.line(name, x, [row[k].loss / g for row, g in zip(curves, guess, strict=True)]))
+    dots = sketch.points("best trained network", x, [b.loss / g for b, g in zip(found, guess, strict=True)])
+    panel = Panel(
+        "Loss of every kind of network", "1 / density", "loss over five features kept", (*lines, dots), x_log=True
+    )
+    return Figure(
+        "E8-energies", "Which kind of network is best at which density", "",
+        "Every line is one arrangement, settled anew at each density; the lowest line changes from left to right, and "
+        "the trained networks sit on it.",
+        "An arrangement may change into another one on the way; a line is named after what it is at most densities.",
+        sketch.still(panel), columns=1,
     )  # fmt: skip
 
 
@@ -249,5 +372,5 @@ def _bases(linear: Best, privileged: Best) -> Figure:
         "Linear hidden units: the weights are smeared over units at an arbitrary rotation. ReLU units: features align "
         "with neurons, alone or in binary codes.",
         "A rotation of the left matrix would be as good; only the right one can be read neuron by neuron.",
-        (Frame("", panels),), columns=2,
+        sketch.still(*panels), columns=2,
     )  # fmt: skip

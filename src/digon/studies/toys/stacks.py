@@ -34,9 +34,8 @@ def stack(
     tops, place = np.where(weights > 0, up, np.where(weights < 0, down, 0.0)), np.arange(weights.shape[1])
     series = list[Series]()
     for i in reversed(range(len(weights))):
-        used = weights[i] != 0
-        if used.any():
+        if weights[i].any():
             name = f"feature {i}" if len(weights) <= NAMED else ""
-            shade = (round(float(color[i]), 4),) * int(used.sum())
-            series.append(Series("bars", name, rounded(place[used]), rounded(tops[i, used]), color=shade))
+            shade = (round(float(color[i]), 4),) * len(place)
+            series.append(Series("bars", name, rounded(place), rounded(tops[i]), color=shade))
     return Panel(title, "neuron", "weights, stacked", tuple(series), color_label=color_label, color_range=color_range)

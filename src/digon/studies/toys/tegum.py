@@ -1,94 +1,88 @@
-"""Which copies of one polytope should a ReLU-output network be made of, at a given density?
+"""Which polytope should equal features form? Theory of tegum products: polytopes in orthogonal subspaces.
 
-Features of equal importance settle in tegum products: polytopes in orthogonal subspaces. The polytope that saves most
-loss per dimension against ignoring its features is the one to expect; its norm, its bias and an antiprism's height are
-at the minimum of the expected loss.
+Features of different polytopes do not disturb each other, so every polytope stands alone. k features in d dimensions, at
+their best size and bias, save (k v(p) − loss) / d per dimension over being ignored, where v(p) is the variance of a
+feature. The polytope that saves most should win at density p; where two save the same, features regroup.
 
-Source: geometry of uniform superposition in Elhage et al. 2022, "Toy Models of Superposition"; the optimization is own.
+Source: Elhage et al. 2022, uniform superposition (tegum products); the calculation is ours.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from ...measures.polytopes import polygon, simplex
+from ...measures import polytopes
+from ...worlds.closed import variance
 from ...worlds.descent import minimize
 from ...worlds.features import features
 from ...worlds.population import expected_loss
-from ...worlds.toys import Toy
 
-TIE = 0.005
-"""Relative difference of gains that counts as none."""
-NODES = 1024
-"""Nodes of the expected loss, per output."""
-POLYTOPES = ("dedicated", "digon", "triangle", "tetrahedron", "pentagon", "square antiprism")
+LIBRARY: dict[str, tuple[int, Callable[[float], polytopes.Shape]]] = {
+    "single": (1, lambda _: polytopes.simplex(1)),
+    "digon": (1, lambda _: polytopes.simplex(2)),
+    "triangle": (2, lambda _: polytopes.simplex(3)),
+    "tetrahedron": (3, lambda _: polytopes.simplex(4)),
+    "4-simplex": (4, lambda _: polytopes.simplex(5)),
+    "pentagon": (2, lambda _: polytopes.polygon(5)),
+    "hexagon": (2, lambda _: polytopes.polygon(6)),
+    "square antiprism": (3, lambda height: polytopes.antiprism(4, height)),
+}
+"""Polytope → dimensions and vertices (the antiprism at a height)."""
+HEIGHTS = (0.53, 0.555, 3**-0.5)
 
 
 @dataclass(frozen=True)
-class Block:
-    """A polytope at the norm and bias of least expected loss."""
+class Gain:
+    """A polytope at its best size and bias, at several densities."""
 
-    name: str
-    W: Float[Tensor, "k d"]
-    bias: float
-    gain: float
-    """Loss that it saves against ignoring its features, per dimension."""
-
-
-@cache
-def blocks(densities: tuple[float, ...]) -> dict[float, tuple[Block, ...]]:
-    """Every polytope at its best for these densities: the largest gain per dimension first.
-
-    Dedicated dimensions come first if they are within `TIE` of the largest gain: dense features prefer a simplex with
-    many vertices, which is nearly the same as no superposition, by a few tenths of a percent.
-    """
-    p = torch.tensor(densities, dtype=torch.float64)
-    variance, found = p / 3 - p.square() / 4, dict[float, list[Block]]()
-    for name in POLYTOPES:
-        start = torch.tensor([1.0, 0.0, 0.56] if name == "square antiprism" else [1.0, 0.0], dtype=torch.float64)
-        k, d = shape(name, start[None]).shape[1:]
-
-        def objective(x: Tensor, which: Tensor, name: str = name, k: int = k) -> Tensor:
-            law = features(k, p[which, None].expand(-1, k))
-            return expected_loss(shape(name, x), x[:, 1:2].expand(-1, k), law, nodes=NODES)
-
-        best, loss = minimize(objective, start.repeat(len(p), 1), iterations=60, tolerance=1e-10)
-        for density, x, gain in zip(densities, best, ((k * variance - loss) / d).tolist(), strict=True):
-            found.setdefault(density, []).append(Block(name, shape(name, x[None])[0], float(x[1]), gain))
-    return {density: _ranked(rows) for density, rows in found.items()}
+    gain: Float[Tensor, " p"]
+    """Loss saved per dimension, in units of the variance of a feature."""
+    size: Float[Tensor, " p"]
+    """Norm of its features."""
+    dimensions_per_feature: Float[Tensor, " p"]
 
 
-def _ranked(rows: list[Block]) -> tuple[Block, ...]:
-    most = max(block.gain for block in rows)
-    tied = [block for block in rows if block.name == "dedicated" and block.gain > (1 - TIE) * most]
-    return (*tied, *sorted((block for block in rows if block not in tied), key=lambda block: -block.gain))
+def gain_of(name: str, density: Float[Tensor, " p"]) -> Gain:
+    """Gain of a polytope of the library."""
+    dimensions, shape = LIBRARY[name]
+    heights = HEIGHTS if name == "square antiprism" else (0.0,)
+    options = [_gain(torch.from_numpy(shape(h).vertices), dimensions, density) for h in heights]
+    best = torch.stack([o.gain for o in options]).argmax(0)
+    rows = torch.arange(len(density))
+    return Gain(*(torch.stack([getattr(o, f) for o in options])[best, rows] for f in Gain.__dataclass_fields__))
 
 
-def shape(name: str, x: Float[Tensor, "i p"]) -> Float[Tensor, "i k d"]:
-    """Vertices of a polytope, scaled by x₀; an antiprism's height is x₂."""
-    if name == "square antiprism":
-        angle, level = torch.pi / 4 * torch.arange(8.0, dtype=x.dtype), x[:, 2:3] * torch.tensor([1.0, -1.0] * 4)
-        radius = (1 - level.square()).clamp(min=0).sqrt()
-        return x[:, :1, None] * torch.stack([radius * angle.cos(), radius * angle.sin(), level], -1)
-    corners = {"dedicated": 1, "digon": 2, "triangle": 3, "tetrahedron": 4}
-    vertices = simplex(corners[name]) if name in corners else polygon(5)
-    return x[:, :1, None] * torch.from_numpy(vertices.vertices)
+def _gain(vertices: Float[Tensor, "k d"], dimensions: int, density: Float[Tensor, " p"]) -> Gain:
+    k = len(vertices)
+
+    def objective(x: Tensor, which: Tensor) -> Tensor:
+        law = features(k, density[which, None].expand(-1, k))
+        return expected_loss(x[:, :1, None] * vertices, x[:, 1:].expand(-1, k), law, nodes=128)
+
+    start = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(len(density), 2)
+    x, loss = minimize(objective, start, iterations=60, tolerance=1e-10)
+    saved = (k * variance(density) - loss) / (dimensions * variance(density))
+    return Gain(saved, x[:, 0].abs(), dimensions / (k * x[:, 0].square()))
 
 
-def ideal(ranked: tuple[Block, ...], density: float, n: int, m: int) -> Toy:
-    """The network that theory expects: the best polytope as often as it fits, digons in what is left of m."""
-    best = ranked[0]
-    rest = best if len(best.W) == 1 else next(block for block in ranked if block.name == "digon")
-    copies = min(m // best.W.shape[1], n // len(best.W))
-    used = [best] * copies + [rest] * min(m - copies * best.W.shape[1], (n - copies * len(best.W)) // len(rest.W))
-    W, bias = torch.block_diag(*(block.W for block in used)), [block.bias for block in used for _ in block.W]
-    toy = Toy(n, m)
-    with torch.no_grad():
-        toy.W.zero_()
-        toy.W[0, : W.shape[0], : W.shape[1]] = W.float()
-        toy.b.fill_(density / 2)
-        toy.b[0, : len(bias)] = torch.tensor(bias)
-    return toy
+def gains(density: Float[Tensor, " p"]) -> dict[str, Gain]:
+    """Gains of all polytopes of the library."""
+    return {name: gain_of(name, density) for name in LIBRARY}
+
+
+def regrouping(density: Float[Tensor, " p"], found: dict[str, Gain], before: str, after: str) -> float:
+    """Density at which two polytopes gain the same, the lowest such one; NaN if there is none on the grid."""
+    order = density.argsort()
+    x, difference = density[order].log().numpy(), (found[after].gain - found[before].gain)[order].numpy()
+    spline = CubicSpline(x, difference)
+    changes = np.flatnonzero((difference[:-1] > 0) & (difference[1:] <= 0))
+    if not len(changes):
+        return float("nan")
+    low, high = x[changes[0]], x[changes[0] + 1]
+    roots = spline.roots(extrapolate=False)
+    return float(np.exp(roots[(roots >= low) & (roots <= high)][0]))

@@ -5,9 +5,8 @@
 Experiment: train at many densities; read dimensions per feature D* = m / ‖W‖², feature dimensionalities D_i and the
 polytopes that groups of features form.
 
-Theory: if the network is a tegum product (polytopes in orthogonal subspaces), every polytope stands alone. k features in
-d dimensions, at their best size and bias, gain (k v(p) − loss) / d per dimension over being ignored (v(p): the variance
-of a feature). The polytope with the highest gain should win; where two gains are equal, features regroup.
+Theory (`tegum`): polytopes in orthogonal subspaces do not disturb each other; the one that saves most loss per dimension
+should win, and where two save the same, features regroup.
 
 The paper's own size is n = 400, m = 30; this study uses n = 200, m = 20 for the sweep (`full` takes the paper's) and the
 paper's size at three densities.
@@ -22,21 +21,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.interpolate import CubicSpline
-from scipy.optimize import brentq
 from torch import Tensor
 
 from ... import rng
 from ...measures import geometry, polytopes
 from ...records import Figure, Frame, Measurement, Panel, Series
-from ...worlds.closed import variance
-from ...worlds.descent import minimize
 from ...worlds.features import features
 from ...worlds.fit import FitConfig, fit
-from ...worlds.population import expected_loss
 from ...worlds.toys import Toy
 from .base import Outcome, Say, StudyConfig, measured
 from .sketch import line, points, series, still
+from .tegum import Gain, gains, regrouping
 
 SEEDS = 3
 JUDGED = (0.85, 0.61, 0.57, 0.35, 0.3, 0.25, 0.21, 0.19, 0.15, 0.1)
@@ -52,67 +47,7 @@ LINES = {
     "pentagon 2/5": 2 / 5,
     "square antiprism 3/8": 3 / 8,
 }
-LIBRARY: dict[str, tuple[int, Callable[[float], polytopes.Shape]]] = {
-    "single": (1, lambda _: polytopes.simplex(1)),
-    "digon": (1, lambda _: polytopes.simplex(2)),
-    "triangle": (2, lambda _: polytopes.simplex(3)),
-    "tetrahedron": (3, lambda _: polytopes.simplex(4)),
-    "4-simplex": (4, lambda _: polytopes.simplex(5)),
-    "pentagon": (2, lambda _: polytopes.polygon(5)),
-    "hexagon": (2, lambda _: polytopes.polygon(6)),
-    "square antiprism": (3, lambda height: polytopes.antiprism(4, height)),
-}
-"""Polytope → dimensions and vertices (the antiprism at a height)."""
-HEIGHTS = (0.53, 0.555, 3**-0.5)
 SOURCE = "Elhage et al. 2022, geometry of uniform superposition"
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A polytope at its best size and bias, at several densities."""
-
-    gain: Float[Tensor, " p"]
-    """Loss saved per dimension, in units of the variance of a feature."""
-    size: Float[Tensor, " p"]
-    """Norm of its features."""
-    dimensions_per_feature: Float[Tensor, " p"]
-
-
-def gain_of(name: str, density: Float[Tensor, " p"]) -> Gain:
-    """Gain of a polytope of the library."""
-    dimensions, shape = LIBRARY[name]
-    heights = HEIGHTS if name == "square antiprism" else (0.0,)
-    options = [_gain(torch.from_numpy(shape(h).vertices), dimensions, density) for h in heights]
-    best = torch.stack([o.gain for o in options]).argmax(0)
-    rows = torch.arange(len(density))
-    return Gain(*(torch.stack([getattr(o, f) for o in options])[best, rows] for f in Gain.__dataclass_fields__))
-
-
-def _gain(vertices: Float[Tensor, "k d"], dimensions: int, density: Float[Tensor, " p"]) -> Gain:
-    k = len(vertices)
-
-    def objective(x: Tensor, which: Tensor) -> Tensor:
-        law = features(k, density[which, None].expand(-1, k))
-        return expected_loss(x[:, :1, None] * vertices, x[:, 1:].expand(-1, k), law, nodes=128)
-
-    start = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(len(density), 2)
-    x, loss = minimize(objective, start, iterations=60, tolerance=1e-10)
-    saved = (k * variance(density) - loss) / (dimensions * variance(density))
-    return Gain(saved, x[:, 0].abs(), dimensions / (k * x[:, 0].square()))
-
-
-def gains(density: Float[Tensor, " p"]) -> dict[str, Gain]:
-    """Gains of all polytopes of the library."""
-    return {name: gain_of(name, density) for name in LIBRARY}
-
-
-def regrouping(density: Float[Tensor, " p"], found: dict[str, Gain], before: str, after: str) -> float:
-    """Density at which two polytopes gain the same, the lowest such one; NaN if there is none on the grid."""
-    order = density.argsort()
-    x, difference = density[order].log().numpy(), (found[after].gain - found[before].gain)[order].numpy()
-    spline = CubicSpline(x, difference)
-    changes = np.flatnonzero((difference[:-1] > 0) & (difference[1:] <= 0))
-    return float(np.exp(brentq(spline, x[changes[0]], x[changes[0] + 1]))) if len(changes) else float("nan")
 
 
 @dataclass(frozen=True)
