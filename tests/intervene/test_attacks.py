@@ -96,6 +96,16 @@ def test_a_network_without_superposition_costs_exactly_the_reference():
     assert vulnerability(toy_of(W, b), x, 0.3, importance).numpy() == pytest.approx(1.0, abs=1e-6)
 
 
+def test_features_that_training_gave_up_are_attacked_only_on_request():
+    """A tiny vector in a random direction is one more direction to attack along, until `least` excludes it."""
+    W = torch.cat([torch.block_diag(simplex(2), simplex(2)), 1e-4 * torch.tensor([[0.6, 0.8]])])
+    x = features(5, 0.4).sample(300, rng.stream(0, "x")).double()
+    digons = toy_of(W * torch.tensor([1, 1, 1, 1, 0.0])[:, None])
+    alone, everything = vulnerability(digons, x, 0.2).mean(), vulnerability(toy_of(W), x, 0.2).mean()
+    assert everything > alone + 0.05
+    assert vulnerability(toy_of(W), x, 0.2, least=0.05).mean().item() == pytest.approx(alone.item(), abs=1e-3)
+
+
 def test_a_change_of_length_zero_costs_nothing():
     toy, x = random_toy(), features(12, 0.3).sample(50, rng.stream(0, "x")).double()
     delta, damage = analytic_attack(toy, x, 0.0)

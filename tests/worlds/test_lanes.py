@@ -6,8 +6,28 @@ import pytest
 from digon import rng
 from digon.worlds import lanes
 from digon.worlds.lanes import (
-    add, arrive, arrived, either, fused, kernel, leak, load, lowest, magnitude, multiply, occupied, plus, real, rest,
-    shifted, splat, store, subtract, total, totals, within,
+    add,
+    arrive,
+    arrived,
+    either,
+    fused,
+    kernel,
+    leak,
+    load,
+    lowest,
+    magnitude,
+    multiply,
+    occupied,
+    plus,
+    real,
+    rest,
+    shifted,
+    splat,
+    store,
+    subtract,
+    total,
+    totals,
+    within,
 )  # fmt: skip
 
 

@@ -27,35 +27,43 @@ Size = float | Float[Tensor, " i"]
 _DEAD = 1e-8  # a feature whose direction is shorter than this cannot be attacked through
 
 
-def attack_directions(toy: Toy) -> Float[Tensor, "i n n"]:
+def attack_directions(toy: Toy, least: float = 0.0) -> Float[Tensor, "i n n"]:
     """Row k: the unit change of the input that raises pre-activation k most (zero if the feature is not embedded).
 
+    Features shorter than `least` get zeros too. Training leaves a feature that it gives up with a tiny vector of random
+    direction; normalized, that is one more direction to attack along, though no feature lies there.
     Raises: ConfigError unless the hidden layer is linear.
     """
     if toy.hidden != "linear":
         raise ConfigError(f"a closed-form attack on a {toy.hidden!r} hidden layer", expected="'linear'", hint="use pgd")
     rows = (toy.V @ toy.W.mT).detach().mT
     norm = rows.norm(dim=-1, keepdim=True)
-    return torch.where(norm > _DEAD, rows / norm.clamp(min=_DEAD), 0.0)
+    kept = (norm > _DEAD) & (toy.W.detach().norm(dim=-1, keepdim=True) >= least)
+    return torch.where(kept, rows / norm.clamp(min=_DEAD), 0.0)
 
 
 @torch.no_grad()
 def analytic_attack(
-    toy: Toy, x: Float[Tensor, "i b n"], size: Size, importance: Float[Tensor, "*i n"] | None = None
+    toy: Toy,
+    x: Float[Tensor, "i b n"],
+    size: Size,
+    importance: Float[Tensor, "*i n"] | None = None,
+    least: float = 0.0,
 ) -> tuple[Float[Tensor, "i b n"], Float[Tensor, "i b"]]:
     """The worst of all features' candidates for every row: the change, and the loss it adds (zero or more).
 
+    Only features of length `least` and more are candidates.
     Raises: ConfigError unless the hidden layer is linear, or if `size` is negative.
     """
     step, weight = _size(size, x), _weight(importance, x)
-    directions = step * attack_directions(toy).to(x)
+    directions = step * attack_directions(toy, least).to(x)
     act, target = ACTIVATIONS[toy.output], toy.target(x)
     z = x @ toy.V @ toy.W.mT + toy.b[:, None]
     clean = (weight * (act(z) - target).square()).sum(-1)
     moved = directions @ toy.V @ toy.W.mT
     worst, which = clean.clone(), torch.zeros(clean.shape, dtype=torch.long, device=x.device)
     sign = torch.zeros_like(clean)
-    for k in range(moved.shape[1]):
+    for k in directions.abs().amax((0, 2)).nonzero().flatten().tolist():
         for s in (1.0, -1.0):
             hurt = (weight * (act(z + s * moved[:, k, None]) - target).square()).sum(-1)
             better = hurt > worst
@@ -116,14 +124,19 @@ def reference_damage(size: Size, importance: Float[Tensor, "*i n"] | None = None
 
 
 def vulnerability(
-    toy: Toy, x: Float[Tensor, "i b n"], size: Size, importance: Float[Tensor, "*i n"] | None = None
+    toy: Toy,
+    x: Float[Tensor, "i b n"],
+    size: Size,
+    importance: Float[Tensor, "*i n"] | None = None,
+    least: float = 0.0,
 ) -> Float[Tensor, "i b"]:
     """What the analytic attack costs on every row, in units of a network without superposition.
 
+    Only features of length `least` and more are candidates.
     Range: 0 or more; the mean over rows is 1 without superposition.
     """
     cost = reference_damage(size, importance)
-    return analytic_attack(toy, x, size, importance)[1] / cost.to(x).reshape(-1, 1)
+    return analytic_attack(toy, x, size, importance, least)[1] / cost.to(x).reshape(-1, 1)
 
 
 def single_attack_gain(W: Float[Tensor, "*i n m"]) -> Float[Tensor, "*i n"]:

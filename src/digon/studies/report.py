@@ -148,7 +148,10 @@ def _sentences(
     for source, by_name in found:
         if source.kind == "neuron":
             sentences.append({"about": "polysemanticity", "text": _polysemanticity(source, by_name)})
-    sentences += [{"about": "cause", "text": f"{d.site}: {d.sentence}"} for d in diagnoses]
+    # Sites of which the same is to be said share one sentence.
+    for sentence in dict.fromkeys(d.sentence for d in diagnoses):
+        sites = ", ".join(d.site for d in diagnoses if d.sentence == sentence)
+        sentences.append({"about": "cause", "text": f"{sites}: {sentence}"})
     for source, by_name in found:
         if source.kind == "latent":
             sentences.append({"about": "dictionary", "text": _dictionary(source, by_name)})

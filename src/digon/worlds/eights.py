@@ -20,7 +20,6 @@ DOUBLE = ir.DoubleType()
 _VECTOR = ir.VectorType(DOUBLE, WIDTH)
 _PAIR = ir.LiteralStructType([_VECTOR, _VECTOR])
 _INDEX = ir.IntType(32)
-_FREE = ("contract", "nsz", "arcp")
 
 
 @no_type_check
@@ -39,7 +38,8 @@ class _EightModel(models.PrimitiveModel):
         super().__init__(manager, kind, _PAIR)
 
 
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+"""No fast math: the compiler may not change a result, so that every copy of a function gives the same bits."""
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,10 +103,18 @@ def _sum(builder, vector):
 
 
 @no_type_check
-def _call(builder, name, vector):
-    kind = ir.FunctionType(_VECTOR, [_VECTOR])
+def _call(builder, name, *vectors):
+    name = f"llvm.{name}.v{WIDTH}f64"
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * len(vectors))
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-    return builder.call(function, [vector])
+    return builder.call(function, vectors)
+
+
+@no_type_check
+def _product(builder, a, b):
+    (ar, ai), (br, bi) = _parts(builder, a), _parts(builder, b)
+    re = _call(builder, "fmuladd", builder.fneg(ai), bi, builder.fmul(ar, br))
+    return re, _call(builder, "fmuladd", ai, br, builder.fmul(ar, bi))
 
 
 @intrinsic
@@ -153,7 +161,7 @@ def ladder(typing, re, im, step):
     def code(context, builder, signature, values):
         re, im, step = (_splat(builder, v) for v in values)
         steps = builder.fmul(step, ir.Constant(_VECTOR, [float(r) for r in range(WIDTH)]))
-        return _pair(builder, re, builder.fadd(im, steps, flags=_FREE))
+        return _pair(builder, re, builder.fadd(im, steps))
 
     return eight(types.float64, types.float64, types.float64), code
 
@@ -165,7 +173,7 @@ def inverse(typing, value):
 
     def code(context, builder, signature, values):
         re, im = _parts(builder, values[0])
-        size = builder.fadd(builder.fmul(re, re, flags=_FREE), builder.fmul(im, im, flags=_FREE), flags=_FREE)
+        size = builder.fadd(builder.fmul(re, re), builder.fmul(im, im))
         one = builder.fdiv(ir.Constant(_VECTOR, [1.0] * WIDTH), size)
         return _pair(builder, builder.fmul(re, one), builder.fneg(builder.fmul(im, one)))
 
@@ -192,8 +200,8 @@ def unwound(typing, value):
 
     def code(context, builder, signature, values):
         re, im = _parts(builder, values[0])
-        turns = _call(builder, "llvm.rint.v8f64", builder.fmul(im, ir.Constant(_VECTOR, [1 / turn] * WIDTH)))
-        return _pair(builder, re, builder.fsub(im, builder.fmul(turns, ir.Constant(_VECTOR, [turn] * WIDTH)), flags=_FREE))
+        turns = _call(builder, "rint", builder.fmul(im, ir.Constant(_VECTOR, [1 / turn] * WIDTH)))
+        return _pair(builder, re, builder.fsub(im, builder.fmul(turns, ir.Constant(_VECTOR, [turn] * WIDTH))))
 
     return eight(eight), code
 
@@ -219,9 +227,7 @@ def real_dot(typing, a, b):
     """Sum of the real parts of a · b."""
 
     def code(context, builder, signature, values):
-        (ar, ai), (br, bi) = (_parts(builder, v) for v in values)
-        re = builder.fsub(builder.fmul(ar, br, flags=_FREE), builder.fmul(ai, bi, flags=_FREE), flags=_FREE)
-        return _sum(builder, re)
+        return _sum(builder, _product(builder, *values)[0])
 
     return types.float64(eight, eight), code
 
@@ -230,10 +236,7 @@ def real_dot(typing, a, b):
 @no_type_check
 def _times(typing, a, b):
     def code(context, builder, signature, values):
-        (ar, ai), (br, bi) = (_parts(builder, v) for v in values)
-        re = builder.fsub(builder.fmul(ar, br, flags=_FREE), builder.fmul(ai, bi, flags=_FREE), flags=_FREE)
-        im = builder.fadd(builder.fmul(ar, bi, flags=_FREE), builder.fmul(ai, br, flags=_FREE), flags=_FREE)
-        return _pair(builder, re, im)
+        return _pair(builder, *_product(builder, *values))
 
     return eight(eight, eight), code
 
@@ -243,7 +246,7 @@ def _times(typing, a, b):
 def _scaled(typing, a, b):
     def code(context, builder, signature, values):
         factor = _splat(builder, values[1])
-        return _pair(builder, *(builder.fmul(part, factor, flags=_FREE) for part in _parts(builder, values[0])))
+        return _pair(builder, *(builder.fmul(part, factor) for part in _parts(builder, values[0])))
 
     return eight(eight, types.float64), code
 
@@ -253,7 +256,7 @@ def _scaled(typing, a, b):
 def _raised(typing, a, b):
     def code(context, builder, signature, values):
         re, im = _parts(builder, values[0])
-        return _pair(builder, builder.fadd(re, _splat(builder, values[1]), flags=_FREE), im)
+        return _pair(builder, builder.fadd(re, _splat(builder, values[1])), im)
 
     return eight(eight, types.float64), code
 
@@ -264,7 +267,7 @@ def _both(name):
     def operation(typing, a, b):
         def code(context, builder, signature, values):
             pairs = zip(_parts(builder, values[0]), _parts(builder, values[1]), strict=True)
-            return _pair(builder, *(getattr(builder, name)(x, y, flags=_FREE) for x, y in pairs))
+            return _pair(builder, *(getattr(builder, name)(x, y) for x, y in pairs))
 
         return eight(eight, eight), code
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import rng
 from ..errors import ConfigError, NonFiniteError
 from .features import Features
+from .recipe import Checkpoint, Recipe, annealed, learning_rates
 from .toys import Toy, loss
 
 Engine = Literal["sampled", "exact"]
@@ -64,6 +65,10 @@ class Fit:
     loss: Float[Tensor, " i"]
     """Final loss of every instance, summed over features: exact where it is known, else on 160,000 fresh rows."""
     snapshots: list[Snapshot] = field(default_factory=list)
+    engine: str = "torch"
+    """What did the training: "numba" (`worlds/sampled`) or "torch"."""
+    checkpoint: Checkpoint | None = None
+    """Where training stands; `fit(..., resume=checkpoint)` goes on from here, bit by bit as if it had never stopped."""
 
     @property
     def best(self) -> int:
@@ -80,47 +85,119 @@ def fit(
     perturb: Perturbation | None = None,
     snapshots: Iterable[int] = (),
     progress: Callable[[int, int], None] | None = None,
+    until: int | None = None,
+    resume: Checkpoint | None = None,
 ) -> Fit:
     """Train `toy` in place on features of the given law; `snapshots` are the steps to remember (0 = before the first).
+
+    `until` stops at an earlier step; `resume` goes on from the checkpoint of such a run.
 
     Raises: ConfigError; NonFiniteError if the loss is not finite.
     """
     config = config or FitConfig()
     if config.engine == "exact":
         raise ConfigError("the exact engine is not there yet")
-    data, wanted, kept = rng.stream(config.seed, "data", device=config.device), set(snapshots), list[Snapshot]()
-    with torch.no_grad():
-        for p in {toy.W, toy.V}:
-            p.mul_(config.init_scale)
-    optimizer = _optimizer(toy, config)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    count = len(toy.b)
-    for step in range(config.steps + 1):
-        x = law.sample(config.batch, data, count)
+    end, wanted = config.steps if until is None else until, set(snapshots)
+    if resume is not None and resume.key != _key(toy, config):
+        raise ConfigError(
+            "the checkpoint is of another training", expected=_key(toy, config), hint=f"it is of {resume.key}"
+        )
+    if not (0 if resume is None else resume.step) <= end <= config.steps:
+        raise ConfigError(f"setting 'until': {end}", expected=f"a step from the checkpoint's to {config.steps}")
+    if resume is None:
+        with torch.no_grad():
+            for p in {toy.W, toy.V}:
+                p.mul_(config.init_scale)
+    recipe = Recipe(
+        config.batch, learning_rates(config.steps, config.learning_rate, config.schedule), annealed(config.steps, config.leak),
+        config.optimizer, config.weight_decay, config.seed,
+    )  # fmt: skip
+    if penalty is None and perturb is None and config.device == "cpu":
+        from . import sampled
+
+        if sampled.supports(toy, law):
+            run = sampled.Run(toy, law, recipe)
+            if resume is not None:
+                run.restore(resume)
+            run.advance(end, snapshots=wanted, progress=progress)
+            run.write()
+            kept = [Snapshot(step, *values) for step, values in sorted(run.kept.items())]
+            return Fit(
+                toy, sampled_loss(toy, law, 160_000, config.seed), kept, "numba", run.checkpoint(_key(toy, config))
+            )
+    return _by_torch(toy, law, config, recipe, penalty, perturb, wanted, progress, (end, resume))
+
+
+def _by_torch(
+    toy: Toy, law: Features, config: FitConfig, recipe: Recipe, penalty: Penalty | None, perturb: Perturbation | None,
+    wanted: set[int], progress: Callable[[int, int], None] | None, span: tuple[int, Checkpoint | None],
+) -> Fit:  # fmt: skip
+    """The readable reference, and the path of everything that the kernel does not know."""
+    toy.to(config.device)
+    data, kept, (end, resume) = rng.stream(config.seed, "data", device=config.device), list[Snapshot](), span
+    optimizer, first = _optimizer(toy, config), 0
+    if resume is not None:
+        first = _restore(toy, optimizer, data, resume)
+    before = data.get_state()
+    for step in range(first, end + 1):
+        before = data.get_state()
+        x = law.sample(config.batch, data, len(toy.b))
         h = toy.embed(x if perturb is None else perturb(toy, x, data))
-        each = loss(_leaky(toy, h, config, step), toy.target(x), law.importance)
+        each = loss(_leaky(toy, h, float(recipe.leaks[step])), toy.target(x), law.importance)
         if step in wanted:
             kept.append(Snapshot(step, toy.W.detach().clone(), toy.b.detach().clone(), each.detach()))
-        if step == config.steps:
+        if step == end:
             break
         total = each.sum() if penalty is None else (each + penalty(toy, h)).sum()
         if not total.isfinite():
             raise NonFiniteError(f"the loss became {total.item()} at step {step}", hint="lower the learning rate")
         optimizer.zero_grad()
         total.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = float(recipe.rates[step])
         optimizer.step()
-        if config.schedule == "cosine":
-            scheduler.step()
         if progress is not None:
             progress(step + 1, config.steps)
-    return Fit(toy, sampled_loss(toy, law, 160_000, config.seed), kept)
+    point = _checkpoint(toy, optimizer, before, (end, _key(toy, config)))
+    return Fit(toy, sampled_loss(toy, law, 160_000, config.seed), kept, "torch", point)
+
+
+def _key(toy: Toy, config: FitConfig) -> str:
+    return (
+        f"{tuple(toy.W.shape)} {toy.hidden} {toy.output} {toy.target_name} {'tied' if toy.tied else 'untied'} {config}"
+    )
+
+
+def _checkpoint(toy: Toy, optimizer: torch.optim.Optimizer, generator: Tensor, where: tuple[int, str]) -> Checkpoint:
+    tensors = {"generator": generator} | {name: p.detach().clone() for name, p in toy.named_parameters()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"{number}.{name}": v.clone() for name, v in state.items() if isinstance(v, Tensor)}
+    return Checkpoint(where[0], tensors, where[1])
+
+
+def _restore(toy: Toy, optimizer: torch.optim.Optimizer, data: torch.Generator, resume: Checkpoint) -> int:
+    if "generator" not in resume.tensors:
+        raise ConfigError(
+            "the checkpoint is of the compiled engine", hint="resume with the same penalty, perturbation and device"
+        )
+    with torch.no_grad():
+        for name, p in toy.named_parameters():
+            p.copy_(resume.tensors[name])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, v in resume.tensors.items():
+        number, _, key = name.partition(".")
+        if key:
+            state.setdefault(int(number), {})[key] = v.clone()
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    data.set_state(resume.tensors["generator"])
+    return resume.step
 
 
 @torch.no_grad()
 def sampled_loss(toy: Toy, law: Features, rows: int, seed: int) -> Float[Tensor, " i"]:
     """Loss on fresh rows, the same for equal seeds."""
-    data, count, piece = rng.stream(seed, "evaluation"), len(toy.b), 8192
-    total = torch.zeros(count, dtype=torch.float64)
+    data, count, piece = rng.stream(seed, "evaluation", device=toy.b.device), len(toy.b), 8192
+    total = torch.zeros(count, dtype=torch.float64, device=toy.b.device)
     for start in range(0, rows, piece):
         x = law.sample(min(piece, rows - start), data, count)
         total += x.shape[1] * loss(toy(x), toy.target(x), law.importance)
@@ -134,8 +211,7 @@ def _optimizer(toy: Toy, config: FitConfig) -> torch.optim.Optimizer:
     return kind(toy.parameters(), config.learning_rate, weight_decay=config.weight_decay)
 
 
-def _leaky(toy: Toy, h: Tensor, config: FitConfig, step: int) -> Tensor:
-    slope = config.leak * max(0.0, 1 - 2 * step / config.steps)
+def _leaky(toy: Toy, h: Tensor, slope: float) -> Tensor:
     if slope == 0:
         return toy.read(h)
     return torch.nn.functional.leaky_relu(h @ toy.W.mT + toy.b[:, None], slope)

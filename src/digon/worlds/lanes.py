@@ -82,7 +82,7 @@ def load(typing, array, index):
 
     def code(context, builder, signature, values):
         vector = _FLOATS if signature.return_type == floats else _WORDS
-        return builder.load(_address(context, builder, signature.args[0], *values, vector), align=4)
+        return builder.load(_address(context, builder, signature.args[0], values[0], values[1], vector), align=4)
 
     return result(array, types.intp), code
 

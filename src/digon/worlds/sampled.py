@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from .. import rng
 from ..errors import ConfigError, NonFiniteError
 from . import sampled_kernel
 from .features import Features
+from .recipe import OPTIMIZERS, Checkpoint, Recipe
 from .toys import Toy
 
 SLOPES = {"linear": 1.0, "relu": 0.0, "leaky": 0.1}
@@ -31,7 +32,6 @@ VALUES = {"uniform": (1.0, 0.0), "symmetric": (2.0, -1.0), "constant": (0.0, 1.0
 """Value of an active feature: factor of a uniform number and summand."""
 SETS = ("correlated", "anticorrelated")
 KNOWN = {"density", "importance", "values", "sets"}
-OPTIMIZERS = ("sgd", "adam", "adamw")
 PIECE = 0.05
 """Seconds of a piece of training, after which a thread takes another instance."""
 CACHE = 512 * 1024
@@ -42,31 +42,6 @@ SLICE, SPARSE_SLICE = 128, 256
 """Samples of a slice, at least; where features are rare, work that does not depend on samples weighs more."""
 WORK = 2**16
 """Multiplications (n · m · samples) of a slice, at least, so that threads that share a batch seldom wait."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train."""
-
-    batch: int
-    rates: Float[np.ndarray, " steps"]
-    """Learning rate at every step."""
-    leaks: Float[np.ndarray, " slopes"]
-    """Slope of the output below 0 at every step and after the last; 0 where the network has its own."""
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where training stands, so that it can go on as if it had never stopped."""
-
-    step: int
-    tensors: dict[str, Tensor]
-    """Parameters, moments of the optimizer and generators; a dictionary of tensors, as safetensors stores it."""
-    key: str = ""
-    """What was being trained, and how; a checkpoint continues nothing else."""
 
 
 def supports(toy: torch.nn.Module, law: object) -> bool:
@@ -197,7 +172,9 @@ class Run:
                 continue
             end = self._end(here, length, until, wanted)
             trace, start = np.empty((1, end - here)), time.perf_counter()
-            sampled_kernel.train(self.plan, self.law, self._before(i, here, wanted), team, (i, i + 1, here, end), True, trace)
+            sampled_kernel.train(
+                self.plan, self.law, self._before(i, here, wanted), team, (i, i + 1, here, end), True, trace
+            )
             self._after(i, here, end, trace[0])
             length = _longer(end - here, time.perf_counter() - start)
             queue.append(i)
@@ -256,7 +233,11 @@ class Run:
     def _keep(self, i: int, step: int, loss: float) -> None:
         (n, m), theta = self.toy.W.shape[1:], torch.from_numpy(self.state.theta[i])
         W, b, losses = self.kept[step]
-        W[i], b[i], losses[i] = theta[: n * m].view(n, m), theta[-n - sampled_kernel.LANES : -sampled_kernel.LANES], loss
+        W[i], b[i], losses[i] = (
+            theta[: n * m].view(n, m),
+            theta[-n - sampled_kernel.LANES : -sampled_kernel.LANES],
+            loss,
+        )
 
     def peek(self, i: int, step: int) -> float:
         """Loss of one instance on its next batch, which stays the next one."""
@@ -275,7 +256,9 @@ class Run:
 
     def checkpoint(self, key: str = "") -> Checkpoint:
         """Everything that training needs to go on from here."""
-        tensors = {name: torch.from_numpy(v.copy()) for name, v in zip(("theta", "mean", "square"), self.state, strict=False)}
+        tensors = {
+            name: torch.from_numpy(v.copy()) for name, v in zip(("theta", "mean", "square"), self.state, strict=False)
+        }
         return Checkpoint(self.step, tensors | {"words": torch.from_numpy(self.state.words.astype(np.int64))}, key)
 
     def restore(self, checkpoint: Checkpoint) -> None:

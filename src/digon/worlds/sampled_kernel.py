@@ -35,7 +35,6 @@ from .lanes import (
     load,
     magnitude,
     multiply,
-    occupied,
     plus,
     real,
     rest,
@@ -44,7 +43,6 @@ from .lanes import (
     store,
     subtract,
     total,
-    totals,
     within,
 )  # fmt: skip
 from .tiles import collect, note, outer, product, scatter, to_rows, to_tiles
