@@ -27,8 +27,12 @@ Number = Annotated[float, BeforeValidator(_null_to_nan), PlainSerializer(_nan_to
 _STRICT = ConfigDict(extra="forbid")
 
 Verdict = Literal["for", "against", "silent", "not applicable"]
-Cause = Literal["no features", "monosemantic", "rotated", "superposition", "nonlinear", "lookup"]
-CAUSES: tuple[Cause, ...] = ("no features", "monosemantic", "rotated", "superposition", "nonlinear", "lookup")
+Cause = Literal[
+    "none", "monosemantic", "rotated", "superposition", "manifold", "magnitude", "relational", "lookup", "mixed"
+]
+CAUSES: tuple[Cause, ...] = (
+    "none", "monosemantic", "rotated", "superposition", "manifold", "magnitude", "relational", "lookup", "mixed",
+)  # fmt: skip
 Stratum = Literal["top", "quantile", "random", "near miss"]
 
 

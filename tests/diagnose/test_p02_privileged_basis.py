@@ -11,7 +11,7 @@ def test_for_monosemantic_silent_for_rotated_and_null(seed):
         for make in (causes.monosemantic, causes.rotated, causes.null, causes.superposition)
     }
     assert verdict["monosemantic"].verdict == "for"
-    assert verdict["monosemantic"].excludes == ("no features",)
+    assert verdict["monosemantic"].excludes == ("none",)
     for name in ("rotated", "null", "superposition"):
         assert verdict[name].verdict == "silent"
         assert verdict[name].excludes == ("monosemantic",)

@@ -23,7 +23,7 @@ def test_gaussian_parts_leave_no_features():
     check = independent_features(Evidence(causes.null(8000, 8, 0).activations, 0))
     assert check.verdict == "silent"
     assert "Gaussian" in check.sentence
-    assert "no features" not in check.excludes
+    assert "none" not in check.excludes
 
 
 def test_not_applicable_says_why():

@@ -13,13 +13,13 @@ def outcome(id, verdict, *excludes):
 
 def every_outcome():
     """Everything that the three checks can say, with what each outcome excludes."""
-    p01 = [outcome("P01", "for", "no features"), outcome("P01", "silent"), outcome("P01", "not applicable")]
+    p01 = [outcome("P01", "for", "none"), outcome("P01", "silent"), outcome("P01", "not applicable")]
     p02 = [
-        outcome("P02", "for", "no features"),
+        outcome("P02", "for", "none"),
         outcome("P02", "silent", "monosemantic"),
         outcome("P02", "not applicable"),
     ]
-    common = ("no features", "superposition", "nonlinear")
+    common = ("none", "superposition", "manifold", "magnitude", "relational", "mixed")
     p03 = [
         outcome("P03", "for", *common, side, *lookup)
         for side in ("rotated", "monosemantic")
@@ -27,7 +27,7 @@ def every_outcome():
     ]
     p03 += [
         outcome("P03", "against"),
-        outcome("P03", "silent", *(c for c in CAUSES if c != "no features")),
+        outcome("P03", "silent", *(c for c in CAUSES if c != "none")),
         outcome("P03", "not applicable"),
     ]
     return itertools.product(p01, p02, p03)
@@ -43,15 +43,15 @@ def test_superposition_never_stands_alone_and_no_verdict_is_empty():
 
 
 def test_polysemanticity_alone_decides_nothing():
-    verdict = diagnose("s", [outcome("P01", "for", "no features")])
-    assert set(verdict.causes) == set(CAUSES) - {"no features"}
+    verdict = diagnose("s", [outcome("P01", "for", "none")])
+    assert set(verdict.causes) == set(CAUSES) - {"none"}
     assert "undecided" in verdict.sentence
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("make", "expected"),
-    [(causes.null, {"no features"}), (causes.monosemantic, {"monosemantic"}), (causes.rotated, {"rotated"})],
+    [(causes.null, {"none"}), (causes.monosemantic, {"monosemantic"}), (causes.rotated, {"rotated"})],
 )
 def test_known_causes_are_named(make, expected, seed):
     verdict = diagnose("world", run_checks(Evidence(make(8000, 10, seed).activations, seed)))

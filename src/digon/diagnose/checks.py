@@ -25,6 +25,8 @@ MAX_UNITS = 256
 ROWS_PER_UNIT = 50
 """Rows that P03 needs for every unit of the site."""
 MIN_DOCUMENTS = 20
+NOT_INDEPENDENT: tuple[Cause, ...] = ("none", "superposition", "manifold", "magnitude", "relational", "mixed")
+"""Causes whose parts no linear map makes independent; a relation, seen without labels, is a feature like any other."""
 BASIS_Z = 6.0
 """Heavy-tailed rotated worlds reach 4 by chance: their rotations vary little."""
 
@@ -56,7 +58,7 @@ def several_meanings(evidence: Evidence) -> Check:
     found = f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}] of {share.n} units"
     if share.low > level:
         sentence = f"The exemplars of {found} fall into separate groups; at most {100 * level:.0f} % would by chance."
-        return Check(id, title, claim, "for", sentence, share, level, ("no features",))
+        return Check(id, title, claim, "for", sentence, share, level, ("none",))
     sentence = f"The exemplars of {found} fall into separate groups, no more than chance explains; few or many faint "
     return Check(id, title, claim, "silent", sentence + "meanings would look the same.", share, level)
 
@@ -79,7 +81,7 @@ def privileged_basis(evidence: Evidence) -> Check:
         sentence = (
             f"Tails along the units' axes lie {numbers}: the axes are special, as a non-linearity alone can make them."
         )
-        return Check(id, title, claim, "for", sentence, statistic, BASIS_Z, ("no features",))
+        return Check(id, title, claim, "for", sentence, statistic, BASIS_Z, ("none",))
     sentence = f"Tails along the units' axes lie {numbers}: the axes are no better than any others."
     return Check(id, title, claim, "silent", sentence, statistic, BASIS_Z, ("monosemantic",))
 
@@ -110,7 +112,7 @@ def independent_features(evidence: Evidence) -> Check:
         return Check(id, title, claim, "against", sentence, statistic, 2.0)
     if found.gaussian_share > 0.9:
         sentence = f"{numbers}, but {100 * found.gaussian_share:.0f} % of them are Gaussian: no features that could be told apart."
-        others: tuple[Cause, ...] = tuple(cause for cause in CAUSES if cause != "no features")
+        others: tuple[Cause, ...] = tuple(cause for cause in CAUSES if cause != "none")
         return Check(id, title, claim, "silent", sentence, statistic, 2.0, others)
     return _independent(found, Check(id, title, claim, "for", numbers, statistic, 2.0))
 
@@ -123,7 +125,7 @@ def _independent(found: basis.ResidualDependence, check: Check) -> Check:
         f"{check.sentence}, and they lie {where}: the largest unit's share in a part is {found.alignment:.2f}, where random "
         f"directions read {found.random_alignment:.2f}."
     )
-    excluded: list[Cause] = ["no features", "superposition", "nonlinear", "rotated" if aligned else "monosemantic"]
+    excluded: list[Cause] = [*NOT_INDEPENDENT, "rotated" if aligned else "monosemantic"]
     if float(found.kurtosis.median()) > 0:
         # dense codes of a look-up table are independent too, but have light tails
         excluded.append("lookup")

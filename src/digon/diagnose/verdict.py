@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from ..records import CAUSES, Cause, Check, Diagnosis
 
 MEANING: dict[Cause, str] = {
-    "no features": "no features that could be told apart",
+    "none": "no features that could be told apart",
     "monosemantic": "one feature per unit",
     "rotated": "features that are mixed linearly, no more than there are units",
     "superposition": "more sparse features than units",
-    "nonlinear": "features that are not directions",
+    "manifold": "features on circles or other curves",
+    "magnitude": "features told apart by size, not by direction",
+    "relational": "variables that are present only through each other",
     "lookup": "a look-up code of single inputs",
+    "mixed": "several of these side by side",
 }
 
 EXPERIMENTS: tuple[tuple[frozenset[Cause], str], ...] = (
@@ -32,14 +35,14 @@ EXPERIMENTS: tuple[tuple[frozenset[Cause], str], ...] = (
         "learn the dictionary on half of the distinct inputs and decode the other half: a look-up code does not generalize",
     ),
     (
-        frozenset({"superposition", "nonlinear"}),
+        frozenset({"superposition", "manifold"}),
         "move the activation between two atoms and watch the network's output: features on a manifold move smoothly, atoms snap",
     ),
     (
         frozenset({"monosemantic", "rotated"}),
         "label what the units respond to, or unmix a narrower site with ICA: aligned parts mean one feature per unit",
     ),
-    (frozenset({"no features"}), "compare with a network of random weights on the same text"),
+    (frozenset({"none"}), "compare with a network of random weights on the same text"),
 )
 
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .eights import compiled, pasted
-from .exact_kernel import evaluate, rare, scratch
+from .exact_kernel import evaluate
+from .exact_law import Law, rare, scratch
 
 SUFFICIENT = 1e-4
 """Share of the predicted decrease that a step must reach."""
@@ -72,14 +73,14 @@ def _draw(words):
 
 
 @pasted
-def _warm(theta, task, p, importance, none, plan, words, memory, work):
+def _warm(theta, task, law, plan, words, memory, work):
     """Adam on the coarse loss with fading noise."""
     gradient, mean, square = memory.line[0], memory.line[1], memory.line[4]
     mean[:] = 0.0
     square[:] = 0.0
     fade, fade2 = 1.0, 1.0
     for step in range(plan.warm):
-        evaluate(theta, task, p, importance, none, memory.nodes, 0.0, plan.coarse, work, gradient)
+        evaluate(theta, task, law, memory.nodes, (0.0, 0), work, gradient)
         fade *= 0.9
         fade2 *= 0.99
         left = 1 - step / plan.warm
@@ -152,10 +153,10 @@ def _remember(stored, oldest, memory):
 
 
 @compiled
-def descend(theta, task, p, importance, none, steps, tolerance, memory, work):
+def descend(theta, task, law, steps, tolerance, memory, work):
     """L-BFGS from `theta`, in place; returns the loss and the evaluations."""
     gradient, step, trial, after = memory.line[0], memory.line[1], memory.line[2], memory.line[3]
-    value = evaluate(theta, task, p, importance, none, memory.nodes, 0.0, 0, work, gradient)
+    value = evaluate(theta, task, law, memory.nodes, (0.0, 0), work, gradient)
     stored, oldest, idle, calls = 0, 0, 0, 1
     room, width = len(memory.curvature), len(theta)
     for _ in range(steps):
@@ -172,7 +173,7 @@ def descend(theta, task, p, importance, none, steps, tolerance, memory, work):
         for _ in range(TRIALS):
             for i in range(width):
                 trial[i] = theta[i] + length * step[i]
-            found = evaluate(trial, task, p, importance, none, memory.nodes, 0.0, 0, work, after)
+            found = evaluate(trial, task, law, memory.nodes, (0.0, 0), work, after)
             calls += 1
             if found <= value + SUFFICIENT * length * slope:
                 lower = True
@@ -198,33 +199,38 @@ def descend(theta, task, p, importance, none, steps, tolerance, memory, work):
 
 
 @compiled
-def minimize(theta, task, p, importance, words, plan, start, end, loss, slopes, calls):
-    """Minimize networks start … end of `theta` in place; fills the loss, its gradient and the evaluations it took."""
+def minimize(theta, task, tables, plan, span, out):
+    """Minimize networks span[0] … span[1] of `theta` in place.
+
+    `tables`: density and importance [1 or instances, n], a word of randomness per instance. `out` is filled: loss,
+    gradient, evaluations.
+    """
     width, n = theta.shape[1], task.n
     memory = Memory(
         np.empty((plan.memory, width)), np.empty((plan.memory, width)), np.empty(plan.memory), np.empty(plan.memory),
         np.empty((5, width)), np.empty(n, np.int64),
     )  # fmt: skip
-    work = scratch(n)
-    stages = 1 if task.few or task.linear else 2
-    for i in range(start, end):
-        pi, weights = p[min(i, len(p) - 1)], importance[min(i, len(importance) - 1)]
-        none = rare(pi, task, work.one)
+    work, stages = scratch(n), 1 if task.few or task.linear else 2
+    density, importance, words = tables
+    losses, slopes, calls = out
+    for i in range(span[0], span[1]):
+        p = density[min(i, len(density) - 1)]
+        law = Law(p, importance[min(i, len(importance) - 1)], rare(p, task, work.one))
         memory.nodes[:] = plan.coarse
-        _warm(theta[i], task, pi, weights, none, plan, words[i : i + 1], memory, work)
-        calls[i] = plan.warm
+        _warm(theta[i], task, law, plan, words[i : i + 1], memory, work)
+        calls[i], value = plan.warm, 0.0
         for stage in range(stages):
-            value = evaluate(theta[i], task, pi, weights, none, memory.nodes, 0.0, 0, work, slopes[i])
+            value = evaluate(theta[i], task, law, memory.nodes, (0.0, 0), work, slopes[i])
             if plan.steps == 0:
                 break
             if stage == 1:
-                limit = 1e-6 * value / math.sqrt(n)
-                evaluate(theta[i], task, pi, weights, none, memory.nodes, limit, plan.most, work, slopes[i])
+                limits = (1e-6 * value / math.sqrt(n), plan.most)
+                evaluate(theta[i], task, law, memory.nodes, limits, work, slopes[i])
             tolerance = plan.tolerance * (1 if stage == stages - 1 else 100)
-            value, used = descend(theta[i], task, pi, weights, none, plan.steps, tolerance, memory, work)
+            value, used = descend(theta[i], task, law, plan.steps, tolerance, memory, work)
             calls[i] += used
         if stages > 1 and plan.judge > 0:
             memory.nodes[:] = np.maximum(memory.nodes // 2, 64)
-            limit = plan.judge * abs(value) / math.sqrt(n)
-            value = evaluate(theta[i], task, pi, weights, none, memory.nodes, limit, MOST, work, slopes[i])
-        loss[i] = value
+            limits = (plan.judge * abs(value) / math.sqrt(n), MOST)
+            value = evaluate(theta[i], task, law, memory.nodes, limits, work, slopes[i])
+        losses[i] = value

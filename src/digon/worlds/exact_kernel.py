@@ -10,161 +10,16 @@ This module imports numba; import it lazily.
 """
 
 import math
-from typing import NamedTuple
-
-import numpy as np
 
 from .eights import WIDTH, compiled, conjugate, exponential, inlined, inverse, ladder, load, real_dot, splat, store, within
+from .exact_law import CORRELATED, pull, second_moment, span
 from .few_kernel import one_active, three_row, two_row
 
 LINE = 3.0
-TAIL = 30.0
 NEAR = 0.05
 """Below this |w| the transforms come from their series."""
-SINGLE, CORRELATED, ANTICORRELATED = 0, 1, 2
 ALIAS = math.exp(-LINE)
 ALIAS0, ALIAS1, ALIAS2 = ALIAS / (1 - ALIAS), ALIAS / (1 - ALIAS) ** 2, ALIAS * (1 + ALIAS) / (1 - ALIAS) ** 3
-
-
-class Task(NamedTuple):
-    """What is the same for all instances."""
-
-    n: int
-    m: int
-    tied: bool
-    biased: bool
-    """Whether the biases are free."""
-    linear: bool
-    """Whether the output is not clipped."""
-    few: bool
-    """Whether the closed form for up to three features holds."""
-    sets: bool
-    """Whether some features are correlated or anticorrelated."""
-    symmetric: bool
-    mean: float
-    """E[value] of an active feature."""
-    square: float
-    """E[value²]."""
-    order: np.ndarray
-    """Features, group by group; a group is a single feature or a set."""
-    first: np.ndarray
-    """Where every group starts in `order`, and the end."""
-    kinds: np.ndarray
-    of: np.ndarray
-    """The group of every feature."""
-
-
-class Work(NamedTuple):
-    """Scratch space of one thread; the first five hold eights."""
-
-    turn: np.ndarray
-    """e^{as} of every feature, and e^{bs}, at the nodes in turn."""
-    value: np.ndarray
-    slope: np.ndarray
-    before: np.ndarray
-    """Product of the factors of all groups before a group."""
-    factor: np.ndarray
-    jump: np.ndarray
-    """[n + 1, 2]: what turns e^{as} on by eight nodes."""
-    part: np.ndarray
-    """[4, n]: greatest, least, mean and variance of what every group adds to z."""
-    one: np.ndarray
-    """P(only feature i active) where that event is done in closed form."""
-    gram: np.ndarray
-    push: np.ndarray
-    """Slope of a row's loss by the inner products."""
-
-
-@compiled
-def scratch(n):
-    """Empty scratch space for n features."""
-    wide = 2 * WIDTH
-    return Work(
-        np.empty((n + 1) * wide), np.empty(n * wide), np.empty(n * wide), np.empty(n * wide), np.empty(n * wide),
-        np.empty((n + 1, 2)), np.empty((4, max(n, 5))), np.empty(n), np.empty((n, n)), np.empty(n),
-    )  # fmt: skip
-
-
-@compiled
-def rare(p, task, one):
-    """Fill `one` with P(only feature i active) where that is done in closed form; return P(none active)."""
-    none = 1.0
-    for g in range(-1, len(task.kinds)):
-        others = 1.0
-        for other in range(len(task.kinds)):
-            if other != g:
-                idle = 1.0
-                for t in range(task.first[other], task.first[other + 1]):
-                    idle -= p[task.order[t]]
-                    if task.kinds[other] == CORRELATED:
-                        break
-                others *= max(idle, 0.0)
-        if g < 0:
-            none = others
-            continue
-        for t in range(task.first[g], task.first[g + 1]):
-            one[task.order[t]] = 0.0 if task.kinds[g] == CORRELATED else p[task.order[t]] * others
-    return none
-
-
-@compiled
-def _spread(a, p, task, g):
-    """Greatest, least, mean and mean square of the part that group g adds to z."""
-    up, down, mean, square, total, squares = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    together = task.kinds[g] == CORRELATED
-    for t in range(task.first[g], task.first[g + 1]):
-        i = task.order[t]
-        high = abs(a[i]) if task.symmetric else max(a[i], 0.0)
-        low = -high if task.symmetric else min(a[i], 0.0)
-        up = up + high if together else max(up, high)
-        down = down + low if together else min(down, low)
-        mean += p[i] * a[i] * task.mean
-        square += p[i] * a[i] * a[i] * task.square
-        total += a[i] * task.mean
-        squares += a[i] * a[i] * (task.square - task.mean**2)
-    if together:
-        square = p[task.order[task.first[g]]] * (total * total + squares)
-    return up, down, mean, square
-
-
-@compiled
-def _range(a, b, p, task, part):
-    """Period T with |z| ≤ T except with probability e^{−TAIL}; greatest and least z, E[a·x] and E[(a·x)²].
-
-    Large parts of z count at their worst, small ones by Bernstein's inequality.
-    """
-    groups = len(task.kinds)
-    if task.sets:
-        for g in range(groups):
-            part[0, g], part[1, g], part[2, g], square = _spread(a, p, task, g)
-            part[3, g] = square - part[2, g] ** 2
-    else:
-        for g in range(groups):
-            ag, size = a[g], abs(a[g])
-            mean = p[g] * ag * task.mean
-            part[0, g] = size if task.symmetric else (ag if ag > 0 else 0.0)
-            part[1, g] = -size if task.symmetric else (ag if ag < 0 else 0.0)
-            part[2, g], part[3, g] = mean, p[g] * ag * ag * task.square - mean * mean
-    high, low, mean, square, largest = b, b, 0.0, 0.0, 0.0
-    for g in range(groups):
-        high += part[0, g]
-        low += part[1, g]
-        mean += part[2, g]
-        square += part[3, g]
-        largest = max(largest, part[0, g] - part[1, g])
-    period = max(high, -low)
-    for step in range(4 if groups > 4 and low < 0 < high else 0):
-        cut = largest * 0.4**step
-        top, bottom, variance = b, b, 0.0
-        for g in range(groups):
-            big = part[0, g] - part[1, g] > cut
-            top += part[0, g] if big else part[2, g]
-            bottom += part[1, g] if big else part[2, g]
-            variance += 0.0 if big else part[3, g]
-        third = cut * TAIL / 3
-        slack = third + math.sqrt(third * third + 2 * TAIL * max(variance, 0.0))
-        period = min(period, max(top + slack, slack - bottom))
-    return max(period, 1e-9), high, low, mean, square + mean * mean
 
 
 @inlined
@@ -251,14 +106,42 @@ def _slopes(g, around, weight, p, task, work, grad):
         grad[i] += real_dot(others, load(work.slope, i))
 
 
+@inlined
+def _forward(s, j, a, task, law, work):
+    """Fill values, slopes, factors and the products before them at eight nodes; return what the rare events leave."""
+    sr, v = LINE / work.line[0], inverse(s)
+    left, product = splat(-law.none, 0.0), splat(1.0, 0.0)
+    for i in range(task.n):
+        size, own = abs(a[i]), i == j
+        if work.line[2] * size < NEAR:
+            d, g = _series(a[i], s, task.symmetric, own)
+        else:
+            shrink = math.exp(-2 * a[i] * sr) if task.symmetric else 0.0
+            d, g = _transform(a[i], s, v, load(work.turn, i), shrink, task.symmetric, own)
+            if work.line[1] * size < NEAR:
+                closed, inner = _series(a[i], s, task.symmetric, own)
+                d, g = within(s, NEAR / size, closed, d), within(s, NEAR / size, inner, g)
+        store(work.turn, i, load(work.turn, i) * splat(work.jump[i, 0], work.jump[i, 1]))
+        store(work.value, i, d)
+        store(work.slope, i, g)
+        if work.one[i] > 0:
+            left = left - d * work.one[i]
+    for g in range(len(task.kinds)):
+        factor = _factor(g, law.p, task, work)
+        store(work.factor, g, factor)
+        store(work.before, g, product)
+        product = product * factor
+    return left + product
+
+
 @compiled
-def _integral(a, b, j, p, none, period, count, tolerance, most, task, work, grad):
+def _integral(a, b, j, task, law, period, nodes, work, grad):
     """Trapezoidal sum for E[ReLU(z)²] − 2 E[xⱼ ReLU(z)] without the events done in closed form; adds to `grad`.
 
-    Starts with `count` nodes; with a tolerance, doubles them until the sum changes by less. Returns the sum, its slope
-    by b and the nodes used.
+    `nodes`: how many at first, acceptable change, most. They are doubled until the sum changes by less, unless that is 0.
+    Returns the sum, its slope by b and the nodes used.
     """
-    n, groups = len(a), len(task.kinds)
+    n, (count, tolerance, most) = task.n, nodes
     step, sr = 2 * math.pi / period, LINE / period
     for i in range(n):
         _wind(i, a[i], sr, step, work)
@@ -266,43 +149,22 @@ def _integral(a, b, j, p, none, period, count, tolerance, most, task, work, grad
     value, slope, at, before = 0.0, 0.0, 0, 0.0
     while True:
         s = ladder(sr, at * step, step)
-        v = inverse(s)
-        e = load(work.turn, n)
+        v, e = inverse(s), load(work.turn, n)
         weight = e * v * v * v * (4 / period)
         store(work.turn, n, e * splat(work.jump[n, 0], work.jump[n, 1]))
-        if at == 0:
+        if at == 0:  # the first node counts half
             store(work.factor, 0, weight)
             work.factor[0] /= 2
             work.factor[WIDTH] /= 2
             weight = load(work.factor, 0)
-        near, far = math.hypot(sr, at * step), math.hypot(sr, (at + WIDTH - 1) * step)
-        left, product = splat(-none, 0.0), splat(1.0, 0.0)
-        for i in range(n):
-            if far * abs(a[i]) < NEAR:
-                d, g = _series(a[i], s, task.symmetric, i == j)
-            else:
-                e = load(work.turn, i)
-                shrink = math.exp(-2 * a[i] * sr) if task.symmetric else 0.0
-                d, g = _transform(a[i], s, v, e, shrink, task.symmetric, i == j)
-                if near * abs(a[i]) < NEAR:
-                    closed, inner = _series(a[i], s, task.symmetric, i == j)
-                    d, g = within(s, NEAR / abs(a[i]), closed, d), within(s, NEAR / abs(a[i]), inner, g)
-            store(work.turn, i, load(work.turn, i) * splat(work.jump[i, 0], work.jump[i, 1]))
-            store(work.value, i, d)
-            store(work.slope, i, g)
-            if work.one[i] > 0:
-                left = left - d * work.one[i]
-        for g in range(groups):
-            factor = _factor(g, p, task, work)
-            store(work.factor, g, factor)
-            store(work.before, g, product)
-            product = product * factor
-        left = weight * (left + product)
+        work.line[0] = period
+        work.line[1], work.line[2] = math.hypot(sr, at * step), math.hypot(sr, (at + WIDTH - 1) * step)
+        left = weight * _forward(s, j, a, task, law, work)
         value += real_dot(left, splat(1.0, 0.0))
         slope += real_dot(left, s)
         after = weight
-        for g in range(groups - 1, -1, -1):
-            _slopes(g, after * load(work.before, g), weight, p, task, work, grad)
+        for g in range(len(task.kinds) - 1, -1, -1):
+            _slopes(g, after * load(work.before, g), weight, law.p, task, work, grad)
             after = after * load(work.factor, g)
         at += WIDTH
         if at >= count:
@@ -312,48 +174,22 @@ def _integral(a, b, j, p, none, period, count, tolerance, most, task, work, grad
             count *= 2
 
 
-@inlined
-def _pull(i, a, p, task, level):
-    """E[xᵢ a·x], where `level` is E[a·x]."""
-    if not task.sets:
-        return p[i] * (task.mean * (level - p[i] * a[i] * task.mean) + a[i] * task.square)
-    g = task.of[i]
-    mine, total = 0.0, 0.0
-    for t in range(task.first[g], task.first[g + 1]):
-        k = task.order[t]
-        mine += p[k] * a[k] * task.mean
-        total += a[k] * task.mean
-    outside = p[i] * task.mean * (level - mine)
-    if task.kinds[g] == CORRELATED:
-        return outside + p[i] * (task.mean * total + a[i] * (task.square - task.mean**2))
-    return outside + p[i] * a[i] * task.square
-
-
-@inlined
-def _second(i, k, p, task):
-    """E[xᵢ xₖ]."""
-    if i == k:
-        return p[i] * task.square
-    if not task.sets or task.of[i] != task.of[k]:
-        return p[i] * p[k] * task.mean**2
-    return p[i] * task.mean**2 if task.kinds[task.of[i]] == CORRELATED else 0.0
-
-
 @compiled
-def row(a, b, j, p, none, count, tolerance, most, task, work, grad):
+def row(a, b, j, task, law, nodes, work, grad):
     """Loss of output j, z = b + a·x; fills `grad` with its slopes by a; returns it, its slope by b and the nodes used."""
+    p, none, count = law.p, law.none, nodes[0]
     if task.few:
         value, slope = two_row(a, b, j, p, grad) if task.n == 2 else three_row(a, b, j, p, grad, work.part[0])
         return value, slope, count
-    period, high, low, level, spread = _range(a, b, p, task, work.part)
+    period, high, low, level, spread = span(a, b, p, task, work.part)
     target, mean, first, second = p[j] * task.square, p[j] * task.mean, task.mean, task.square
     if high <= 0 and not task.linear:
         grad[:] = 0.0
         return target, 0.0, count
     if low >= 0 or task.linear:
         for k in range(task.n):
-            grad[k] = 2 * (b * p[k] * first + _pull(k, a, p, task, level) - _second(j, k, p, task))
-        pulled = b * mean + _pull(j, a, p, task, level)
+            grad[k] = 2 * (b * p[k] * first + pull(k, a, p, task, level) - second_moment(j, k, p, task))
+        pulled = b * mean + pull(j, a, p, task, level)
         return target - 2 * pulled + b * b + 2 * b * level + spread, 2 * (b + level - mean), count
     # Copies of z at distance 2T are whole polynomials of what is left once the rare events are out.
     linear, flat = 2 * ALIAS1 * period, ALIAS2 * period * period
@@ -361,8 +197,8 @@ def row(a, b, j, p, none, count, tolerance, most, task, work, grad):
     up = max(b, 0.0)
     value, slope = none * up * up + target, 2 * none * up
     for k in range(task.n):
-        one, ak, twice = work.one[k], a[k], 2 * ALIAS0 * _second(j, k, p, task)
-        grad[k] = twice - 2 * ALIAS0 * (b * p[k] * first + _pull(k, a, p, task, level)) - linear * p[k] * first
+        one, ak, twice = work.one[k], a[k], 2 * ALIAS0 * second_moment(j, k, p, task)
+        grad[k] = twice - 2 * ALIAS0 * (b * p[k] * first + pull(k, a, p, task, level)) - linear * p[k] * first
         if one > 0:
             share -= one
             rising -= one * (b + ak * first)
@@ -378,19 +214,20 @@ def row(a, b, j, p, none, count, tolerance, most, task, work, grad):
             grad[k] += one * vg
     grad[j] -= 2 * ALIAS0 * work.one[j] * second
     mine = mean - work.one[j] * first
-    pulled = b * mean + _pull(j, a, p, task, level) - work.one[j] * (b * first + a[j] * second)
+    pulled = b * mean + pull(j, a, p, task, level) - work.one[j] * (b * first + a[j] * second)
     value += -work.one[j] * second - ALIAS0 * square - linear * rising - flat * share
     value += 2 * ALIAS0 * pulled + linear * mine
     slope += -2 * ALIAS0 * rising - linear * share + 2 * ALIAS0 * mine
-    rest, tilt, used = _integral(a, b, j, p, none, period, count, tolerance, most, task, work, grad)
+    rest, tilt, used = _integral(a, b, j, task, law, period, nodes, work, grad)
     return value + rest, slope + tilt, used
 
 
 @compiled
-def evaluate(theta, task, p, importance, none, nodes, tolerance, most, work, gradient):
+def evaluate(theta, task, law, nodes, limits, work, gradient):
     """Loss of one network; fills `gradient`. `nodes` holds the nodes of every row, and afterwards what was used.
 
-    theta: W, V unless tied, b. `tolerance`: acceptable change of a row's weighted loss under doubled nodes; 0: none.
+    theta: W, V unless tied, b. `limits`: acceptable change of a row's weighted loss under doubled nodes, or 0, and
+    most nodes.
     """
     n, m = task.n, task.m
     other = 0 if task.tied else n * m  # where V starts
@@ -404,10 +241,11 @@ def evaluate(theta, task, p, importance, none, nodes, tolerance, most, work, gra
                 inner += theta[j * m + k] * theta[other + i * m + k]
             work.gram[j, i] = inner
     for j in range(n):
-        weight, b, push = importance[j], theta[last + j], work.push
+        weight, b, push = law.importance[j], theta[last + j], work.push
         if weight == 0:
             continue
-        value, slope, nodes[j] = row(work.gram[j], b, j, p, none, nodes[j], tolerance / weight, most, task, work, push)
+        allowed = (nodes[j], limits[0] / weight, limits[1])
+        value, slope, nodes[j] = row(work.gram[j], b, j, task, law, allowed, work, push)
         total += weight * value
         if task.biased:
             gradient[last + j] = weight * slope

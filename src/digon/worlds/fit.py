@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import rng
 from ..errors import ConfigError, NonFiniteError
 from .features import Features
+from .fit_exact import check_fit, descend
 from .recipe import Checkpoint, Recipe, annealed, learning_rates
 from .toys import Toy, loss
 
@@ -66,7 +67,7 @@ class Fit:
     """Final loss of every instance, summed over features: exact where it is known, else on 160,000 fresh rows."""
     snapshots: list[Snapshot] = field(default_factory=list)
     engine: str = "torch"
-    """What did the training: "numba" (`worlds/sampled`) or "torch"."""
+    """What did the training: "numba" (`worlds/sampled`), "torch" or "exact"."""
     checkpoint: Checkpoint | None = None
     """Where training stands; `fit(..., resume=checkpoint)` goes on from here, bit by bit as if it had never stopped."""
 
@@ -74,6 +75,35 @@ class Fit:
     def best(self) -> int:
         """The instance with the lowest loss."""
         return int(self.loss.argmin())
+
+    @property
+    def share(self) -> float:
+        """Share of instances whose loss is within 1 % of the best: how hard the problem is, if all have one law."""
+        return float(best_of(self, len(self.loss)).share)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best start of every group of instances."""
+
+    index: Int[Tensor, " g"]
+    """Its number among all instances."""
+    loss: Float[Tensor, " g"]
+    share: Float[Tensor, " g"]
+    """Share of the group's starts that came as low."""
+
+
+def best_of(fit: Fit, starts: int, *, within: float = 0.01) -> Best:
+    """The best of every `starts` consecutive instances, and the share of them that came `within` of its loss, relatively.
+
+    Raises: ConfigError if the instances do not divide into groups of that size.
+    """
+    if starts < 1 or len(fit.loss) % starts:
+        raise ConfigError(f"{len(fit.loss)} instances in groups of {starts}", expected="a divisor")
+    losses = fit.loss.view(-1, starts)
+    least, at = losses.min(1)
+    share = (losses <= least[:, None] + within * least[:, None].abs()).double().mean(1)
+    return Best(torch.arange(len(at)) * starts + at, least, share)
 
 
 def fit(
@@ -96,7 +126,11 @@ def fit(
     """
     config = config or FitConfig()
     if config.engine == "exact":
-        raise ConfigError("the exact engine is not there yet")
+        if penalty is not None or perturb is not None or list(snapshots) or until is not None or resume is not None:
+            raise ConfigError(
+                "penalties, perturbations, snapshots and checkpoints need samples", hint="train with engine='sampled'"
+            )
+        return _exactly(toy, law, config, progress)
     end, wanted = config.steps if until is None else until, set(snapshots)
     if resume is not None and resume.key != _key(toy, config):
         raise ConfigError(
@@ -126,6 +160,14 @@ def fit(
                 toy, sampled_loss(toy, law, 160_000, config.seed), kept, "numba", run.checkpoint(_key(toy, config))
             )
     return _by_torch(toy, law, config, recipe, penalty, perturb, wanted, progress, (end, resume))
+
+
+def _exactly(toy: Toy, law: Features, config: FitConfig, progress: Callable[[int, int], None] | None) -> Fit:
+    check_fit(toy, law)
+    with torch.no_grad():
+        for p in {toy.W, toy.V}:
+            p.mul_(config.init_scale)
+    return Fit(toy, descend(toy, law, steps=config.steps, seed=config.seed, progress=progress), engine="exact")
 
 
 def _by_torch(

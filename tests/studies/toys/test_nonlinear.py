@@ -47,7 +47,21 @@ def test_exact_against_a_fine_grid(centered, width):
 def test_ramps_are_relus():
     f = Staircase(3, 0.2)
     np.testing.assert_allclose(f(np.array([0.5, 0.9, 1.0, 1.1, 2.0, 3.0])), [0, 0, 0.5, 1, 1.5, 2], atol=1e-12)
-    assert f.relus == 8
+
+
+@pytest.mark.parametrize(("z", "width", "centered"), [(3, 0.1, True), (5, 0.4, False)])
+def test_the_network_computes_the_scheme(z, width, centered):
+    f, x = Staircase(z, width, centered), np.random.default_rng(0).random((1000, 2))
+    layers = nonlinear.as_network(f)
+    np.testing.assert_allclose(
+        nonlinear.through(layers, x) - x, np.stack(nonlinear.errors(x[:, 0], x[:, 1], f), 1), atol=1e-9
+    )
+    assert len(layers[0][1]) + len(layers[2][1]) == 4 * z - 2
+
+
+def test_a_network_cannot_jump():
+    with pytest.raises(ConfigError, match="without ramps"):
+        nonlinear.as_network(Staircase(3, 0.0))
 
 
 def test_overlapping_ramps_are_refused():

@@ -17,19 +17,23 @@ Neurons are compared after scaling each to largest input weight 1, which changes
 Source: Elhage et al. 2022, "Toy Models of Superposition", computation in superposition.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import rng
 from ...measures.geometry import interference
 from ...records import Figure, Frame, Measurement, Panel, Series
 from ...worlds.features import Features, features
 from ...worlds.fit import FitConfig, fit
 from ...worlds.toys import Toy
 from .base import Outcome, Say, StudyConfig, measured
-from .quadrature import pattern_loss
+from .quadrature import pattern_loss, split_loss
+from .stacks import stack
 
 DENSITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 SMOKE_DENSITIES = (0.3, 0.01)
@@ -134,57 +138,66 @@ def _enough(config: StudyConfig) -> tuple[dict[str, Measurement], Figure]:
         "E9-solved", "Three absolute values in six neurons", SOURCE,
         "Every feature owns one neuron for its positive and one for its negative values, with equal output weights.",
         "There are two neurons per feature here, so nothing is in superposition.",
-        (Frame("", (_bars(V, W, "input weights, scaled"), _bars(W, W, "output weights", scale=V))),), columns=2,
+        (Frame("", _both(V, W)),), columns=2,
     )  # fmt: skip
     return {k: measured(k, v, method=method, seed=config.seed) for k, v in values.items()}, figure
 
 
 # --------------------------------------------------------------------------------------------------- too few neurons
 def _crowded(config: StudyConfig) -> tuple[dict[str, Measurement], dict[str, float], tuple[Figure, ...]]:
-    densities, starts = (SMOKE_DENSITIES, 2) if config.smoke else (DENSITIES, 5)
+    densities, starts = (SMOKE_DENSITIES, 2) if config.smoke else (DENSITIES, 4)
     n, m = (20, 8) if config.smoke else (100, 40)
     importance = 0.8 ** torch.arange(n, dtype=torch.float64)
     column = torch.tensor(densities, dtype=torch.float64).repeat_interleave(starts)[:, None]
     law = features(n, column.expand(-1, n), importance, values="symmetric")
     training = _training(config, 1000 if config.smoke else 10_000)
-    toy, loss = _train((n, m, len(column)), law, training)
+    toy, _ = _train((n, m, len(column)), law, training)
     naive = torch.tensor([naive_loss(n, m, float(p), importance) for p in column])
-    ratio, classes = loss / naive, neuron_classes(toy.V.detach())
+    ratio = split_loss(toy, law, rng.stream(config.seed, "absolute")) / naive
+    classes, V = neuron_classes(toy.V.detach()), toy.V.detach()
     values, best = dict[str, Measurement](), list[int]()
     for k, density in enumerate(densities):
-        mine = slice(k * starts, (k + 1) * starts)
-        best.append(k * starts + int(loss[mine].argmin()))
-        tag = f"p{density:g}".replace("0.", "0_")
-        method = f"n={n}, m={m}, {starts} starts, leaky start"
-        note = lambda name, samples: measured(name, samples, method=method, seed=config.seed)  # noqa: E731
-        values[f"ratio_{tag}"] = note(f"ratio_{tag}", ratio[mine].numpy())
-        values[f"best_ratio_{tag}"] = note(f"best_ratio_{tag}", float(ratio[mine].min()))
+        mine, at = slice(k * starts, (k + 1) * starts), tag(density)
+        best.append(k * starts + int(ratio[mine].argmin()))
+        found: dict[str, float | list[float]] = {f"ratio_{at}": ratio[mine].tolist()}
+        found[f"best_ratio_{at}"] = float(ratio[mine].min())
         for c, kind in enumerate(("mono", "slight", "high")):
-            values[f"{kind}_{tag}"] = note(f"{kind}_{tag}", classes[mine, c].numpy())
-        values[f"importance_gap_{tag}"] = note(f"importance_gap_{tag}", _importance_gap(toy.V[mine].detach()))
-    means = [values[f"mono_p{d:g}".replace("0.", "0_")].value for d in densities]
-    falling = float(all(b <= a + 0.5 for a, b in zip(means, means[1:], strict=False)))
+            found[f"{kind}_{at}"] = classes[mine, c].tolist()
+        gaps = _importance_gap(V[mine])
+        if gaps and density < 0.1:
+            found[f"importance_gap_{at}"] = gaps
+        method = f"n={n}, m={m}, {starts} starts, leaky start"
+        values |= {name: measured(name, v, method=method, seed=config.seed) for name, v in found.items()}
+    means = [values[f"mono_{tag(d)}"].value for d in densities]
+    falling = float(all(b <= a + 0.5 for a, b in pairwise(means)))
     values["mono_falls"] = measured("mono_falls", falling, method="mean count never rises by more than half a neuron")
     values["stuck_ratio"] = _without_leak(config, law, training, n, m)
-    exact = {f"ratio_p{d:g}".replace("0.", "0_"): 1.0 for d in densities if d >= 0.3}
-    pick = [(densities[k], toy.V[i].detach(), toy.W[i].detach(), float(ratio[i])) for k, i in enumerate(best)]
-    return values, exact, (_stacks(pick), _counts(densities, values))
+    pick = [(densities[k], V[i], toy.W[i].detach(), float(ratio[i])) for k, i in enumerate(best)]
+    return values, {}, (_stacks(pick), _counts(densities, values))
+
+
+def tag(density: float) -> str:
+    """Density as part of a quantity's name."""
+    return f"p{density:g}".replace("0.", "0_")
 
 
 def _importance_gap(V: Float[Tensor, "i n m"]) -> list[float]:
     """Mean index of the main feature of highly polysemantic neurons minus that of monosemantic ones, per network."""
     second, main = second_weights(V), V.abs().argmax(-2).double()
     gaps = [float(f[s >= HIGH].mean() - f[s < SLIGHT].mean()) for s, f in zip(second, main, strict=True)]
-    return [g for g in gaps if g == g] or [float("nan")]
+    return [g for g in gaps if g == g]
 
 
 def _without_leak(config: StudyConfig, law: Features, training: FitConfig, n: int, m: int) -> Measurement:
     """Loss over the baseline at density 0.01 when the output is a ReLU from the start and the rate is the usual one."""
     seeds = 2 if config.smoke else 3
     plain = features(n, 0.01, law.importance, values="symmetric")
-    loss = _train((n, m, seeds), plain, replace(training, leak=0.0, learning_rate=3e-3))[1]
-    ratios = (loss / naive_loss(n, m, 0.01, law.importance)).numpy()
-    return measured("stuck_ratio", ratios, method="density 0.01, no leak, learning rate 3e-3", seed=config.seed)
+    toy, _ = _train((n, m, seeds), plain, replace(training, leak=0.0, learning_rate=3e-3))
+    loss = split_loss(toy, plain, rng.stream(config.seed, "stuck"))
+    ratios = loss / naive_loss(n, m, 0.01, law.importance)
+    return measured(
+        "stuck_ratio", ratios.tolist(), method="density 0.01, no leak, learning rate 3e-3", seed=config.seed
+    )
 
 
 # --------------------------------------------------------------------------------------------------- the motif
@@ -212,7 +225,7 @@ def _motif(config: StudyConfig) -> tuple[dict[str, Measurement], Figure]:
         values |= {k + tag: measured(k + tag, v, method=method, seed=config.seed) for k, v in numbers.items()}
         if not tag:
             V, W = toy.V[winner].detach(), toy.W[winner].detach()
-            panels = [_bars(V, W, "input weights, scaled"), _bars(W, W, "output weights", scale=V)]
+            panels = [*_both(V, W, full[winner])]
     figure = Figure(
         "E9-motif", "The asymmetric motif: two features in one neuron, and an inhibitor", SOURCE,
         "A neuron with two features reads one strongly and writes it weakly, and the other the other way round. Another "
@@ -224,28 +237,39 @@ def _motif(config: StudyConfig) -> tuple[dict[str, Measurement], Figure]:
 
 
 # --------------------------------------------------------------------------------------------------- figures
-def _bars(A: Tensor, W: Tensor, title: str, scale: Tensor | None = None) -> Panel:
-    """Weights per neuron as stacked bars; input weights are scaled to 1, output weights inversely."""
-    largest = (A if scale is None else scale).abs().amax(0).clamp_min(1e-9)
-    shown = A / largest if scale is None else A * largest
-    s, place = interference(W).clamp(max=1), tuple(float(k) for k in range(A.shape[1]))
-    series = tuple(
-        Series("bars", f"feature {i}", place, _rounded(shown[i]), color=(round(float(s[i]), 4),) * len(place))
-        for i in range(len(A))
-        if float(shown[i].abs().max()) > 0.02
-    )
-    return Panel(title, "neuron", "weights, stacked", series, color_label="interference sᵢ", color_range=(0.0, 1.0))
+def scaled(V: Float[Tensor, "n m"], W: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+    """Input weights scaled to 1 at most in every neuron, output weights inversely: the same function."""
+    largest = V.abs().amax(0).clamp_min(1e-9)
+    return V / largest, W * largest
+
+
+def _both(V: Tensor, W: Tensor, found: Sequence[Motif] = ()) -> tuple[Panel, Panel]:
+    """Input and output weights, stacked, colored by feature; neurons sorted by their main feature."""
+    order = (V.abs().argmax(0) * 2 + (V.gather(0, V.abs().argmax(0)[None])[0] < 0)).argsort()
+    place = {int(k): i for i, k in enumerate(order)}
+    index, last = torch.arange(len(V)), len(V) - 1.0
+    inputs, outputs = (a[:, order] for a in scaled(V, W))
+    names = "; ".join(f"{place[m.neuron]} (stopped by {', '.join(str(place[j]) for j in m.inhibitors)})" for m in found)
+    return (
+        stack(inputs, "input weights, scaled" + (f"; motif: neuron {names}" if names else ""), index, "feature", (0, last)),
+        stack(outputs, "output weights", index, "feature", (0, last)),
+    )  # fmt: skip
 
 
 def _stacks(picked: list[tuple[float, Tensor, Tensor, float]]) -> Figure:
     frames = list[Frame]()
     for density, V, W, ratio in picked:
         order = (V.abs().argmax(0).double() + second_weights(V) / 2).argsort()
-        title = f"loss {ratio:.2f} × baseline"
-        frames.append(Frame(f"density {density:g}", (_bars(V[:, order].abs(), W[:, order], title),)))
+        classes = [int(c) for c in neuron_classes(V[None])[0]]
+        title = (
+            f"loss {ratio:.2f} × baseline; {classes[0]} mono, {classes[1]} slightly, {classes[2]} highly polysemantic"
+        )
+        inputs = scaled(V[:, order], W[:, order])[0].abs()
+        crowd = interference(V).clamp(max=1)
+        frames.append(Frame(f"density {density:g}", (stack(inputs, title, crowd, "interference"),)))
     return Figure(
         "E9-stacks", "Input weights of every neuron, from dense to sparse features", SOURCE,
-        "Dense: one color per bar. Sparser: small second features appear, then neurons of unimportant features carry "
+        "Dense: one band per bar. Sparser: small second features appear, then neurons of unimportant features carry "
         "many features of similar size, then all neurons do.",
         "Polysemantic neurons alone do not show computation in superposition: look at the loss over the baseline.",
         tuple(frames), control="density", columns=1,
@@ -256,7 +280,7 @@ def _counts(densities: tuple[float, ...], values: dict[str, Measurement]) -> Fig
     x = tuple(1 / d for d in densities)
 
     def line(kind: str, label: str) -> Series:
-        m = [values[f"{kind}_p{d:g}".replace("0.", "0_")] for d in densities]
+        m = [values[f"{kind}_{tag(d)}"] for d in densities]
         get = lambda name: tuple(round(getattr(v, name), 4) for v in m)  # noqa: E731
         return Series("line", label, x, get("value"), low=get("low"), high=get("high"))
 
@@ -272,7 +296,3 @@ def _counts(densities: tuple[float, ...], values: dict[str, Measurement]) -> Fig
         "At density 1 the networks waste neurons on duplicates and stay above the baseline: an optimization failure.",
         (Frame("", (counts, losses)),), columns=2,
     )  # fmt: skip
-
-
-def _rounded(values: Tensor) -> tuple[float, ...]:
-    return tuple(round(float(v), 4) for v in values)

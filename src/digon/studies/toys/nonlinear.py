@@ -14,7 +14,7 @@ Source: Elhage et al. 2022, appendix on nonlinear compression; open question on 
 """
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -62,11 +62,6 @@ class Staircase:
             return (over >= 0).sum(-1).astype(float)
         return ((over.clip(0) - (over - self.width).clip(0)) / self.width).sum(-1)
 
-    @property
-    def relus(self) -> int:
-        """ReLU neurons that encoding and decoding need."""
-        return 4 * (self.steps - 1)
-
 
 def staircase(z: int, epsilon: float, *, centered: bool, in_x: bool) -> Staircase:
     """The smoothed floor in one of the four readings.
@@ -87,35 +82,65 @@ def exact(f: Staircase) -> float:
     """MSE of x plus MSE of y, integrated piece by piece.
 
     Range: ≥ 1/(12 Z²), which is reached without ramps. The encoder gives c, a plateau 0 … Z − 1 or a point of a ramp;
-    for fixed c the decoder sees u uniform on [c, c + 1].
+    for fixed c the decoder sees values uniform on [c, c + 1].
     """
-    z, b = f.steps, f.breaks
     nodes, weights = np.polynomial.legendre.leggauss(6)
-    # Pieces of x: plateaus and ramps of the encoder, cut further where c or c + 1 passes a break of the decoder.
-    pieces = [0.0, *b, float(z)]
-    total = 0.0
-    for low, high in zip(pieces[:-1], pieces[1:], strict=True):
-        middle = f(np.array([(low + high) / 2]))[0]
-        cuts = [low, high]
-        if f.width and abs(middle - round(middle)) > 1e-9:  # a ramp climbs from k to k + 1
-            k = round(float(middle) - 0.5)
-            inside = [v - k - s for v in b for s in (0, 1) if 0 < v - k - s < 1]
-            cuts = sorted({low, high, *(low + (high - low) * c for c in inside)})
-        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-            u = (start + stop) / 2 + (stop - start) / 2 * nodes
-            total += (stop - start) / 2 * sum(w * _inner(f, value) for w, value in zip(weights, u, strict=True))
-    return float(total / z)
+    cuts = _cuts(f)
+    half = np.diff(cuts)[:, None] / 2
+    u = ((cuts[1:] + cuts[:-1]) / 2)[:, None] + half * nodes
+    return float((half * weights * _over_y(f, u)).sum() / f.steps)
 
 
-def _inner(f: Staircase, u: float) -> float:
-    """Expected squared error over y for one x = u / Z."""
-    c = float(f(np.array([u]))[0])
+def _cuts(f: Staircase) -> np.ndarray:
+    """Where the error changes its form as u grows: ends of the encoder's ramps, and where c or c + 1 meets the decoder's."""
+    b = f.breaks
+    cuts = [0.0, *b, float(f.steps)]
+    for k, low in enumerate(b[::2] if f.width else ()):  # this ramp climbs from k to k + 1
+        inside = np.unique(np.concatenate([b - k, b - k - 1]))
+        cuts += [low + f.width * c for c in inside[(inside > 0) & (inside < 1)]]
+    return np.unique(cuts)
+
+
+def _over_y(f: Staircase, u: np.ndarray) -> np.ndarray:
+    """Expected squared error over y for every x = u / Z."""
+    c = f(u)[..., None]
     nodes, weights = np.polynomial.legendre.leggauss(4)
-    cuts = np.array(sorted({0.0, 1.0, *(v - c for v in f.breaks if 0 < v - c < 1)}))
-    y = ((cuts[1:] + cuts[:-1]) / 2)[:, None] + (np.diff(cuts) / 2)[:, None] * nodes
-    floor = f(c + y)
-    squares = ((floor + 0.5 - u) / f.steps) ** 2 + (c - floor) ** 2
-    return float((np.diff(cuts)[:, None] / 2 * weights * squares).sum())
+    ends = np.sort(np.clip(f.breaks - c, 0.0, 1.0), -1)
+    ends = np.concatenate([np.zeros_like(c), ends, np.ones_like(c)], -1)[..., None]
+    half = np.diff(ends, axis=-2) / 2
+    floor = f(c[..., None] + (ends[..., 1:, :] + ends[..., :-1, :]) / 2 + half * nodes)
+    squares = ((floor + 0.5 - u[..., None, None]) / f.steps) ** 2 + (c[..., None] - floor) ** 2
+    return (half * weights * squares).sum((-1, -2))
+
+
+def as_network(f: Staircase) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weights [in, out] and biases of a ReLU network 2 → hidden → 1 → hidden → 2 that computes the scheme.
+
+    Each hidden layer has two ReLUs per ramp and one that passes a number on, y or the hidden number: 4 Z − 2 in all.
+
+    Raises: ConfigError without ramps: no ReLU network jumps.
+    """
+    if not f.width:
+        raise ConfigError("a staircase without ramps as a ReLU network", expected="a width above 0")
+    z, rows = f.steps, 2 * (f.steps - 1) + 1
+    slopes = np.tile([1.0, -1.0], z - 1) / f.width
+    # x and y, or the hidden number, to ReLU(Z x − where a ramp begins or ends), and what is passed on
+    into = np.zeros((2, rows))
+    into[0, :-1], into[1, -1] = z, 1.0
+    again = np.full((1, rows), float(z))
+    again[0, -1] = 1.0
+    shift = np.append(-f.breaks, 0.0)
+    pack = np.append(slopes, 1.0)[:, None] / z
+    unpack = np.stack([np.append(slopes / z, 0.0), np.append(-slopes, float(z))], 1)
+    return [(into, shift), (pack, np.zeros(1)), (again, shift), (unpack, np.array([0.5 / z, 0.0]))]
+
+
+def through(layers: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.ndarray:
+    """Outputs of the network for rows (x, y)."""
+    for number, (weights, bias) in enumerate(layers):
+        x = x @ weights + bias
+        x = x if number % 2 else x.clip(0)
+    return x
 
 
 def sampled(f: Staircase, rows: int, seed: int) -> tuple[float, float]:
@@ -129,7 +154,7 @@ def learned(seed: int, instances: int, steps: int, width: int = 64) -> np.ndarra
     """Squared error (summed) of trained autoencoders 2 → width → width → 1 → width → width → 2, one per instance."""
     g = rng.stream(seed, "nonlinear learned")
     sizes = (2, width, width, 1, width, width, 2)
-    shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+    shapes = list(pairwise(sizes))
     W = [nn.Parameter(torch.randn(instances, a, b, generator=g) * (2 / a) ** 0.5) for a, b in shapes]
     c = [nn.Parameter(0.1 * torch.randn(instances, 1, b, generator=g)) for _, b in shapes]
     optimizer = torch.optim.Adam([*W, *c], 3e-3)
@@ -187,7 +212,15 @@ def run(config: StudyConfig, say: Say) -> Outcome:
         curve = [exact(staircase(z, PUBLISHED_EPSILON, centered=centered, in_x=in_x)) for z in range(2, top(in_x))]
         note(f"best_z_{name}", float(np.argmin(curve) + 2), f"Z of least exact error, ε = 0.1, Z < {top(in_x)}")
     note("monte_carlo_z", max(scores), "largest distance of samples to the exact value, in standard errors")
-    note("relus", float(staircase(3, 0.1, centered=True, in_x=False).relus), "ReLUs of encoder and decoder, Z = 3")
+    layers = as_network(staircase(PUBLISHED_Z, PUBLISHED_EPSILON, centered=True, in_x=False))
+    note(
+        "relus",
+        float(sum(len(bias) for _, bias in layers[::2])),
+        "hidden neurons of a network built for Z = 3, ε = 0.1",
+    )
+    x = rng.numpy_stream(config.seed, "nonlinear network").random((rows, 2))
+    built = float(((through(layers, x) - x) ** 2).sum(1).mean())
+    note("network_gain", LINEAR / built, "linear error / error of that network", exact_values["gain_centered_u"])
     say("nonlinear compression: training autoencoders with one hidden number")
     trained = learned(config.seed, 3 if config.smoke else 5, 300 if config.smoke else 5000)
     note("learned_gain", LINEAR / trained, "linear error / error of trained autoencoders, 256 new rows a step")

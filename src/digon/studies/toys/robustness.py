@@ -32,7 +32,7 @@ from ...worlds.fit import FitConfig, fit
 from ...worlds.toys import Toy
 from . import sketch
 from .base import Outcome, Say, StudyConfig, measured
-from .tegum import Block, blocks, ideal
+from .ideal import Block, blocks, ideal
 
 DENSITIES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.02, 0.005)
 SMOKE_DENSITIES = (1.0, 0.5, 0.35, 0.3, 0.05)
@@ -85,6 +85,7 @@ def attacked(toy: Toy, density: float, ranked: tuple[Block, ...], rows: int, see
         density,
         size,
         hurt.tolist(),
+        anywhere.tolist(),
         features_per_dimension(W).tolist(),
         gains,
         expected,

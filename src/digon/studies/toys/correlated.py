@@ -1,0 +1,391 @@
+"""How do features that come together, or never together, share dimensions?
+
+1. Four features in two dimensions: two correlated pairs (orthogonal within a pair), two anticorrelated ones (opposite).
+2. Twenty features in ten dimensions: two correlated sets of ten are two bases that interfere with each other only.
+3. Six features in two dimensions, three correlated pairs. Sparse: a hexagon with pairs side by side. Denser: pairs
+   collapse one after another, both members on the direction of their sum with norm 1/√2.
+
+Networks are trained on samples, as in the paper, and the best of several is kept by exact loss. Theory: the
+arrangements with 0, 1, 2 and 3 collapsed pairs are each descended on the exact loss at every density; the lowest one is
+the optimum, and densities where the lowest one changes are found where two losses cross.
+
+Source: Elhage et al. 2022, correlated and anticorrelated features. Its density for four features is not stated; 0.05.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ... import rng
+from ...measures.geometry import cosines, gram, norms
+from ...records import Figure, Frame, Panel, Series
+from ...worlds.closed import variance
+from ...worlds.features import Features, FeatureSet, features
+from ...worlds.fit import FitConfig, fit
+from ...worlds.population import expected_loss
+from ...worlds.sets import Kind
+from ...worlds.toys import Toy
+from .base import Outcome, Say, StudyConfig, measured
+from .diagram import Settled, best, settle
+from .sketch import grid, line, points, series, still
+
+SOURCE = "Elhage et al. 2022, correlated and anticorrelated features"
+REPEATS = 3
+SMALL, HEXAGON = 0.05, 0.03
+"""Densities of the pictures with four and with six features."""
+SWEEP = (0.03, 0.05, 0.07, 0.1, 0.125, 0.175, 0.25, 0.3, 0.35, 0.45, 0.6, 0.95)
+BASES = (0.02, 0.05, 0.1, 0.2)
+SAME = 0.95
+"""Cosine within a pair above which it has collapsed."""
+
+
+def sets_of(n: int, size: int, kind: Kind) -> tuple[FeatureSet, ...]:
+    """n features in sets of `size` neighbors."""
+    return tuple(FeatureSet(tuple(range(i, i + size)), kind) for i in range(0, n, size))
+
+
+def law_of(density: Sequence[float] | np.ndarray, n: int, size: int = 2, kind: Kind = "correlated") -> Features:
+    """The law of one network per density, [densities, n]."""
+    column = torch.as_tensor(density, dtype=torch.float64)[:, None]
+    return features(n, column.expand(-1, n), sets=sets_of(n, size, kind))
+
+
+def trained(law: Features, m: int, starts: int, config: FitConfig) -> Settled:
+    """The best of `starts` trainings for every instance of the law, by exact loss."""
+    density = law.density.repeat_interleave(starts, 0)
+    many = features(law.n, density, sets=law.sets)
+    toy = Toy(law.n, m, len(density), seed=config.seed)
+    fit(toy, many, config)
+    W, b = toy.W.detach().double(), toy.b.detach().double()
+    return best(Settled(W, b, expected_loss(W, b, many)), starts)
+
+
+def within(W: Float[Tensor, "i n m"]) -> Float[Tensor, "i s"]:
+    """Cosine of the two members of every pair (2k, 2k + 1)."""
+    c = cosines(W)
+    first = torch.arange(0, W.shape[1], 2)
+    return c[:, first, first + 1]
+
+
+def collapsed(W: Float[Tensor, "i n m"]) -> Bool[Tensor, "i s"]:
+    """Which pairs have both members in one direction."""
+    return within(W) > SAME
+
+
+def gaps(W: Float[Tensor, "i n 2"]) -> Float[Tensor, "i s"]:
+    """Angle between the members of every pair, in degrees."""
+    return torch.rad2deg(within(W).clamp(-1, 1).acos())
+
+
+def side_by_side(W: Float[Tensor, "i n 2"]) -> Bool[Tensor, " i"]:
+    """Whether, around the circle, every feature stands beside the other member of its pair."""
+    order = torch.atan2(W[..., 1], W[..., 0]).argsort(-1)
+    pair = order // 2
+    return ((pair == pair.roll(1, -1)) | (pair == pair.roll(-1, -1))).all(-1)
+
+
+def crowd(collapses: int) -> tuple[Tensor, Tensor]:
+    """Three pairs around 0, 120 and 240 degrees, the last ones collapsed: weights [6 2] and biases."""
+    angles, sizes = [], []
+    for k in range(3):
+        spread, size = (0.0, 0.7) if k >= 3 - collapses else (32.0, 1.1)
+        angles += [120.0 * k - spread, 120.0 * k + spread]
+        sizes += [size, size]
+    angle, size = (torch.tensor(v, dtype=torch.float64) for v in (angles, sizes))
+    angle = torch.deg2rad(angle + torch.arange(6) / 100)  # off the symmetric point, which may be a saddle
+    return size[:, None] * torch.stack([angle.cos(), angle.sin()], -1), torch.full((6,), -0.1, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Arrangements with 0 … 3 collapsed pairs, descended at every density."""
+
+    density: np.ndarray
+    found: Settled
+    """[densities × 4] networks."""
+    count: np.ndarray
+    """[densities, 4]: collapsed pairs after the descent; a start may leave its arrangement."""
+
+    @property
+    def loss(self) -> np.ndarray:
+        """[densities, 4]."""
+        return self.found.loss.view(-1, 4).numpy()
+
+    @property
+    def optimum(self) -> Settled:
+        """The lowest of the four at every density."""
+        return best(self.found, 4)
+
+    @property
+    def collapsed(self) -> np.ndarray:
+        """Collapsed pairs of the optimum."""
+        return np.take_along_axis(self.count, self.loss.argmin(1)[:, None], 1)[:, 0]
+
+    def threshold(self, collapses: int) -> float:
+        """Density from which the optimum has so many collapsed pairs: where the losses of two arrangements cross."""
+        if not (self.collapsed >= collapses).any():
+            return float("nan")
+        first = int((self.collapsed >= collapses).argmax())
+        low, high = first - 1, first
+        few, many = self.loss[[low, high], collapses - 1], self.loss[[low, high], collapses]
+        gap = many - few
+        both = self.count[low, collapses] == collapses and self.count[high, collapses - 1] == collapses - 1
+        share = gap[0] / (gap[0] - gap[1]) if both and gap[0] > 0 >= gap[1] else 0.5
+        return float(self.density[low] + share * (self.density[high] - self.density[low]))
+
+
+def branches(density: np.ndarray) -> Branches:
+    """Descend the four arrangements at every density."""
+    starts = [crowd(k) for k in range(4)]
+    W, b = (torch.stack(v).repeat(len(density), *[1] * (v[0].ndim)) for v in zip(*starts, strict=True))
+    found = settle(W, b, law_of(np.repeat(density, 4), 6))
+    return Branches(density, found, collapsed(found.W).sum(1).view(-1, 4).numpy())
+
+
+def recipe(config: StudyConfig, name: str, steps: int) -> FitConfig:
+    """Training as in the paper, with a falling learning rate."""
+    steps = 1500 if config.smoke else steps
+    seed = rng.derive(config.seed, name)
+    return FitConfig(steps=steps, batch=512, learning_rate=1e-2, schedule="cosine", seed=seed)
+
+
+def run(config: StudyConfig, say: Say) -> Outcome:
+    """Pairs, bases and collapse."""
+    starts = 4 if config.smoke else 10
+    say("four features: correlated and anticorrelated pairs")
+    note = _Notes(config.seed)
+    pairs = _pairs(note, config, starts)
+    say("twenty features: two bases")
+    bases = _bases(note, config)
+    say("six features: following the arrangements")
+    fine = np.geomspace(0.05, 0.6, 16 if config.smoke else 60)
+    curves = branches(fine)
+    say("six features: training")
+    hexagon, independent = _hexagon(note, config, starts)
+    sweep = np.array([0.05, 0.1, 0.25, 0.6] if config.smoke else SWEEP)
+    theory = branches(sweep)
+    found = trained(
+        law_of(np.repeat(sweep, REPEATS), 6), 2, starts if config.smoke else 30, recipe(config, "collapse", 6000)
+    )
+    _collapse(note, sweep, found, theory, curves)
+    figures = (
+        _pictures(pairs, hexagon, independent),
+        _blocks(bases),
+        _circles(sweep, found, theory),
+        _staircase(sweep, found, curves),
+    )
+    return Outcome(note.values, note.exact, figures)
+
+
+class _Notes:
+    """Collects quantities."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.values, self.exact = seed, {}, {}
+
+    def __call__(self, name: str, samples: object, method: str, exact: float | None = None) -> None:
+        numbers = np.asarray(samples, dtype=float).ravel()
+        self.values[name] = measured(name, numbers, method=method, seed=self.seed)
+        if exact is not None:
+            self.exact[name] = float(exact)
+
+
+def _pairs(note: _Notes, config: StudyConfig, starts: int) -> dict[str, Settled]:
+    text = f"best of {starts} trainings by exact loss, {REPEATS} repeats, density {SMALL}"
+    plan = recipe(config, "pairs", 4000)
+    correlated = trained(law_of([SMALL] * REPEATS, 4), 2, starts, plan)
+    opposite = trained(law_of([SMALL] * REPEATS, 4, kind="anticorrelated"), 2, starts, plan)
+    ideal = settle(_square(), torch.zeros(1, 4), law_of([SMALL], 4))
+    apart = settle(_square(), torch.zeros(1, 4), features(4, SMALL))
+    note("pair_cosine", within(correlated.W).abs().amax(1), text, within(ideal.W).abs().max().item())
+    partner = cosines(correlated.W).argmin(-1)
+    other = (partner // 2 != torch.arange(4) // 2).double().mean(1)
+    note("partner_from_other_pair", other, "share of features whose most opposite feature is of the other pair")
+    note("pair_loss", correlated.loss, text, ideal.loss.item())
+    note(
+        "pair_gain",
+        correlated.loss / apart.loss,
+        "loss over the best loss of independent features",
+        (ideal.loss / apart.loss).item(),
+    )
+    note("anti_cosine", within(opposite.W).amax(1), text, -1.0)
+    note("anti_loss", opposite.loss, text, 0.0)
+    return {"two correlated pairs": correlated, "two anticorrelated pairs": opposite}
+
+
+def _square() -> Tensor:
+    """Two orthogonal pairs, each feature opposite to one of the other pair, slightly off."""
+    W = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
+    return W[None] + 0.02 * torch.arange(8, dtype=torch.float64).view(4, 2).sin()
+
+
+def _bases(note: _Notes, config: StudyConfig) -> tuple[tuple[float, ...], Settled]:
+    densities = BASES[:1] if config.smoke else BASES
+    law = law_of(np.repeat(densities, REPEATS), 20, 10)
+    found = trained(law, 10, 1, recipe(config, "bases", 8000))
+    c = cosines(found.W[:REPEATS]).abs()
+    inside = torch.block_diag(torch.ones(10, 10), torch.ones(10, 10)).bool()
+    own = torch.eye(20, dtype=torch.bool)
+    text = f"{REPEATS} trainings, two sets of ten in ten dimensions, density {BASES[0]}"
+    note("basis_within", c[:, inside & ~own].mean(1), "mean |cosine| within a set; " + text)
+    note("basis_within_most", c[:, inside & ~own].amax(1), "largest |cosine| within a set; " + text)
+    note("basis_across", c[:, ~inside].mean(1), "mean |cosine| between sets; " + text)
+    ratio = found.loss[:REPEATS] / (20 * variance(torch.tensor(BASES[0])))
+    note("basis_loss", ratio, "loss over that of ignoring all; " + text)
+    return densities, found
+
+
+def _hexagon(note: _Notes, config: StudyConfig, starts: int) -> tuple[Settled, Settled]:
+    text = f"best of {starts} trainings by exact loss, {REPEATS} repeats, density {HEXAGON}"
+    plan = recipe(config, "hexagon", 6000)
+    found = trained(law_of([HEXAGON] * REPEATS, 6), 2, starts, plan)
+    alone = trained(features(6, torch.full((REPEATS, 6), HEXAGON, dtype=torch.float64)), 2, starts, plan)
+    ideal = branches(np.array([HEXAGON])).optimum
+    note("hexagon_gap", gaps(found.W).mean(1), "mean angle within a pair; " + text, gaps(ideal.W).mean().item())
+    note("hexagon_order", side_by_side(found.W).double(), "pairs stand side by side; " + text, 1.0)
+    shapes = [_regular(6), _pentagon()]
+    W, b = (torch.stack(v) for v in zip(*shapes, strict=True))
+    both = settle(W, b, features(6, HEXAGON))
+    kept = best(both, 2)
+    note("independent_hexagon", (norms(alone.W) > 0.5).all(1).double(), "all six independent features are represented; " + text,
+         float((norms(kept.W) > 0.5).all()))  # fmt: skip
+    return found, alone
+
+
+def _regular(k: int) -> tuple[Tensor, Tensor]:
+    angle = 2 * torch.pi * (torch.arange(k, dtype=torch.float64) + 0.01 * torch.arange(k)) / k
+    return 1.2 * torch.stack([angle.cos(), angle.sin()], -1), torch.full((k,), -0.4, dtype=torch.float64)
+
+
+def _pentagon() -> tuple[Tensor, Tensor]:
+    W, b = _regular(5)
+    return torch.cat([W, torch.zeros(1, 2, dtype=W.dtype)]), torch.cat([b, torch.zeros(1, dtype=b.dtype)])
+
+
+def _collapse(note: _Notes, sweep: np.ndarray, found: Settled, theory: Branches, curves: Branches) -> None:
+    count = collapsed(found.W).sum(1).view(-1, REPEATS).double()
+    for density, name in ((0.05, "005"), (0.1, "010"), (0.175, "0175"), (0.25, "025"), (0.35, "035"), (0.6, "060")):
+        k = np.flatnonzero(sweep == density)
+        if len(k):
+            text = f"collapsed pairs of the best training by exact loss, {REPEATS} repeats, density {density}"
+            note(f"collapsed_{name}", count[k[0]], text, float(theory.collapsed[k[0]]))
+    for k in (1, 2, 3):
+        text = "crossing of the exact losses of two arrangements"
+        note(f"threshold_{k}", curves.threshold(k), text, curves.threshold(k))
+        note(f"trained_threshold_{k}", [_first(sweep, count[:, r].numpy(), k) for r in range(REPEATS)],
+             "midway between the densities where the best training first collapses so many pairs", curves.threshold(k))  # fmt: skip
+    excess = found.loss.view(-1, REPEATS) / theory.optimum.loss[:, None] - 1
+    note(
+        "worst_excess",
+        excess.amax(0),
+        "largest relative excess of the best training over the exact optimum, over densities",
+    )
+    one = collapsed(found.W)
+    k = int(np.abs(sweep - 0.25).argmin())
+    size = norms(found.W).view(len(one), 3, 2)[k * REPEATS : (k + 1) * REPEATS]
+    flat = one[k * REPEATS : (k + 1) * REPEATS]
+    note("collapsed_norm", [float(s[f].mean()) if f.any() else float("nan") for s, f in zip(size, flat, strict=True)],
+         "mean norm of members of collapsed pairs, density 0.25", float(norms(theory.optimum.W)[k].view(3, 2)[collapsed(theory.optimum.W)[k]].mean()))  # fmt: skip
+    weak = _weakest(found.W).view(-1, REPEATS)
+    k = int(np.abs(sweep - 0.6).argmin())
+    note("weakest_060", weak[k], "norm of the weakest pair over that of the strongest, density 0.6; PCA would read 0",
+         _weakest(theory.optimum.W)[k].item())  # fmt: skip
+
+
+def _weakest(W: Float[Tensor, "i 6 2"]) -> Float[Tensor, " i"]:
+    size = norms(W).view(-1, 3, 2).square().sum(-1).sqrt()
+    return size.amin(1) / size.amax(1)
+
+
+def _first(density: np.ndarray, count: np.ndarray, collapses: int) -> float:
+    reached = np.flatnonzero(count >= collapses)
+    if not len(reached):
+        return float("nan")
+    k = int(reached[0])
+    return float((density[max(k - 1, 0)] + density[k]) / 2)
+
+
+def _arrows(name: str, W: Tensor, role: str = "measured") -> Series:
+    x, y = W[0] / W[0].norm().clamp(min=1e-9)
+    turned = W @ torch.stack([torch.stack([x, -y]), torch.stack([y, x])])
+    return series("arrows", name, turned[:, 0], turned[:, 1], color=np.arange(len(W)) // 2, role=role)  # type: ignore[arg-type]
+
+
+def _ring(radius: float, name: str) -> Series:
+    angle = np.linspace(0, 2 * np.pi, 49)
+    return line(name, radius * np.cos(angle), radius * np.sin(angle), "guide")
+
+
+def _plane(title: str, W: Tensor, role: str = "measured") -> Panel:
+    rings = (_ring(1.0, "norm 1"), _ring(0.5**0.5, "norm 1/√2"))
+    return Panel(
+        title, "", "", (*rings, _arrows("features", W, role)), square=True, color_label="pair", color_range=(0.0, 2.0)
+    )
+
+
+def _pictures(pairs: dict[str, Settled], hexagon: Settled, independent: Settled) -> Figure:
+    all_ = {**pairs, "three correlated pairs": hexagon, "six independent features": independent}
+    panels = tuple(_plane(title, found.W[int(found.loss.argmin())]) for title, found in all_.items())
+    return Figure(
+        "E5-pairs", "Pairs of features in two dimensions", SOURCE + ", first figure",
+        "Correlated features (one color) stand at right angles, or side by side in a hexagon; anticorrelated ones are "
+        "exactly opposite.",
+        "Each picture is the best of several trainings. The paper does not state its density; here 0.05 and 0.03.",
+        still(*panels), columns=4,
+    )  # fmt: skip
+
+
+def _blocks(bases: tuple[tuple[float, ...], Settled]) -> Figure:
+    frames = []
+    for k, density in enumerate(bases[0]):
+        near = bases[1].loss[k * REPEATS : (k + 1) * REPEATS].argmin()
+        W = bases[1].W[k * REPEATS + int(near)]
+        heat = grid(range(1, 21), range(1, 21), gram(W), diverging=True)
+        frames.append(Frame(f"{density:g}", (Panel("W Wᵀ", "feature", "feature", grid=heat, square=True, color_range=(-1.0, 1.0)),)))  # fmt: skip
+    return Figure(
+        "E5-bases", "Two correlated sets: each an almost orthogonal basis", SOURCE + ", local almost-orthogonal bases",
+        "The two blocks on the diagonal are nearly the identity; all interference is between the sets.",
+        "At higher densities some features of a set collapse onto one direction: see the last frames.",
+        tuple(frames), "density", 1,
+    )  # fmt: skip
+
+
+def _circles(sweep: np.ndarray, found: Settled, theory: Branches) -> Figure:
+    frames = []
+    for k, density in enumerate(sweep):
+        near = k * REPEATS + int(found.loss[k * REPEATS : (k + 1) * REPEATS].argmin())
+        panels = (_plane("trained", found.W[near]), _plane("exact optimum", theory.optimum.W[k], "theory"))
+        frames.append(Frame(f"{density:g}", panels))
+    return Figure(
+        "E5-collapse", "Correlated pairs collapse as features get denser", SOURCE + ", collapsing of correlated sets",
+        "A collapsed pair is one arrow at norm 1/√2: the direction of the sum of its features. Sparse: none; then one, "
+        "two, and all three.",
+        "Densities of the changes differ from the published ones, which come from what gradient descent found.",
+        tuple(frames), "density", 2,
+    )  # fmt: skip
+
+
+def _staircase(sweep: np.ndarray, found: Settled, curves: Branches) -> Figure:
+    published = ([0.03, 0.05, 0.05, 0.15, 0.15, 0.2, 0.25, 0.5], [0, 0, 1, 1, 2, 2, 3, 3])
+    count = collapsed(found.W).sum(1).view(-1, REPEATS).T.numpy()
+    steps = Panel(
+        "collapsed pairs", "density", "pairs",
+        (line("exact optimum", curves.density, curves.collapsed), line("published", *published, role="published"),
+         points("trained, three repeats", np.tile(sweep, REPEATS), count)), x_log=True,
+    )  # fmt: skip
+    least = curves.loss.min(1)
+    lines = tuple(
+        line(f"{k} collapsed", curves.density[curves.count[:, k] == k], (curves.loss[:, k] / least)[curves.count[:, k] == k])
+        for k in range(4)
+    )  # fmt: skip
+    losses = Panel("loss of each arrangement over the lowest", "density", "ratio", lines, x_log=True)
+    return Figure(
+        "E5-thresholds", "Where pairs collapse", SOURCE + ", collapsing of correlated sets",
+        "Each arrangement has its range of densities; where two lines cross at the bottom, the optimum changes.",
+        "A line ends where its arrangement is no longer a minimum.",
+        still(steps, losses), columns=2,
+    )  # fmt: skip
