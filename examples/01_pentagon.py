@@ -4,7 +4,8 @@ A layer with two dimensions can hold five features if they are rarely active tog
 """
 
 # %% The features: independent, each active in 5 % of the rows
-from digon.measures import feature_dimensionality, interference, polytopes
+from digon.measures import feature_dimensionality, interference
+from digon.measures.polytopes import polytopes
 from digon.worlds import FitConfig, Toy, features, fit
 
 law = features(n=5, density=0.05)

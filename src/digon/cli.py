@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
         return 130
     _print(result, as_json)
-    return 0
+    return 1 if result.get("failed") else 0
 
 
 def _parse_verb(given: list[str]) -> tuple[str, list[str]]:

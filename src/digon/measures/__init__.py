@@ -9,7 +9,6 @@ from .dimension import participation_ratio as participation_ratio
 from .geometry import dimensions_per_feature as dimensions_per_feature
 from .geometry import feature_dimensionality as feature_dimensionality
 from .geometry import interference as interference
-from .polytopes import polytopes as polytopes
 from .selectivity import context_free_ceiling as context_free_ceiling
 from .selectivity import density as density
 from .selectivity import token_means as token_means

@@ -29,7 +29,7 @@ def show(result: dict[str, Any]) -> None:
     if result.get("runs"):
         _show_rows(console, result["runs"])
     for name, value in result.items():
-        if name not in ("sentences", "runs", "claims", "figures"):
+        if name not in ("sentences", "runs", "claims", "figures", "failed"):
             console.print(f"[bold]{escape(name)}[/bold]  {escape(str(value))}", soft_wrap=True)
 
 

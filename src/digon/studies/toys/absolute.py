@@ -206,7 +206,7 @@ def _motif(config: StudyConfig) -> tuple[dict[str, Measurement], Figure]:
     laws = (features(6, 0.3, values="symmetric"), features(6, 0.1, 0.8 ** torch.arange(6.0), values="symmetric"))
     training = _training(config, 800 if config.smoke else 8000)
     values, panels = dict[str, Measurement](), list[Panel]()
-    for law, tag in zip(laws, ("", "_decaying"), strict=True):
+    for law, suffix in zip(laws, ("", "_decaying"), strict=True):
         toy, loss = _train((6, 10, starts), law, training)
         found = [motifs(V, W) for V, W in zip(toy.V.detach(), toy.W.detach(), strict=True)]
         full = [[m for m in each if m.inhibitors and 2.5 <= m.ratio <= 6] for each in found]
@@ -222,8 +222,8 @@ def _motif(config: StudyConfig) -> tuple[dict[str, Measurement], Figure]:
             "motif_loss": pattern_loss(toy, law, winner),
             "motif_loss_over_naive": pattern_loss(toy, law, winner) / naive,
         }
-        values |= {k + tag: measured(k + tag, v, method=method, seed=config.seed) for k, v in numbers.items()}
-        if not tag:
+        values |= {k + suffix: measured(k + suffix, v, method=method, seed=config.seed) for k, v in numbers.items()}
+        if not suffix:
             V, W = toy.V[winner].detach(), toy.W[winner].detach()
             panels = [*_both(V, W, full[winner])]
     figure = Figure(

@@ -16,7 +16,7 @@ Source: Henighan et al. 2023, "Superposition, Memorization, and Double Descent" 
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from torch import Tensor
 
 from ... import rng
 from ...errors import ConfigError
-from ...measures.geometry import feature_dimensionality
 from ...records import Figure, Frame, Panel
 from .base import Outcome, Say, StudyConfig, measured
 from .loops import rate
@@ -159,8 +158,8 @@ def memorize(examples: Examples, test: Examples, plan: Plan, steps: int, weight_
     p = np.concatenate([start.numpy(), np.zeros((1, examples.n), np.float32)])
     rates = np.array([rate(step, steps, plan.peak, 0.05) for step in range(steps)])
     train(p, *_arrays(examples), rates, weight_decay)
-    losses = [float(gradient(*p, *_arrays(some), *np.zeros_like(p))) for some in (examples, test)]
-    return Memory(examples, torch.from_numpy(p[:2].T.copy()), torch.from_numpy(p[2]), *losses)
+    fitted, fresh = (float(gradient(*p, *_arrays(some), *np.zeros_like(p))) for some in (examples, test))
+    return Memory(examples, torch.from_numpy(p[:2].T.copy()), torch.from_numpy(p[2]), fitted, fresh)
 
 
 def _arrays(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
@@ -186,7 +185,7 @@ def memorizers(plan: Plan, counts: tuple[int, ...], starts: int, steps: int, see
     """For each number of disjoint examples, of the starts that fit them the one with the smallest weights."""
 
     def one(job: tuple[Examples, int]) -> Memory:
-        return memorize(job[0], job[0], Plan(plan.n, plan.density, (), 0, steps, 5e-3, 0, 1), steps, 0.01, job[1])
+        return memorize(job[0], job[0], replace(plan, peak=5e-3), steps, 0.01, job[1])
 
     sets = [draw_disjoint(plan.n, plan.density, count, rng.stream(seed, "disjoint", count)) for count in counts]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -194,6 +193,168 @@ def memorizers(plan: Plan, counts: tuple[int, ...], starts: int, steps: int, see
     return [min(tries, key=lambda m: (m.train > 1e-3, float(m.W.norm()))) for tries in found]
 
 
-def data_dimensionality(memory: Memory) -> Float[Tensor, " T"]:
-    """D_X of every example."""
-    return feature_dimensionality(memory.hidden()[None])[0]
+def dimensionality(rows: Float[Tensor, "k 2"]) -> Float[Tensor, " k"]:
+    """‖h‖² / Σ_c (ĥ·h_c)² of every row, through the frame operator, so that many rows cost no more; 0 for zero rows."""
+    square = rows.square().sum(1)
+    return square**2 / ((rows @ (rows.T @ rows)) * rows).sum(1).clamp(min=1e-12)
+
+
+def angular_gaps(W: Float[Tensor, "n 2"]) -> np.ndarray:
+    """Angles in degrees between neighboring features of norm above 0.5."""
+    large = W[W.norm(dim=1) > 0.5].numpy()
+    angle = np.sort(np.degrees(np.arctan2(large[:, 1], large[:, 0])))
+    return np.diff(np.append(angle, angle[:1] + 360))
+
+
+def run(config: StudyConfig, say: Say) -> Outcome:
+    """Sweep the number of examples, with little and with much weight decay."""
+    smoke, seed = config.smoke, config.seed
+    plan = SMOKE if smoke else FULL if config.full else PAPER
+    seeds = range(seed, seed + plan.seeds)
+    test = draw(plan.n, plan.density, 2000 if smoke else 10_000, rng.stream(seed, "memorization test"))
+    few = (3, 5, 6) if smoke else (3, 4, 5, 6, 8, 10)
+    say("memorization: few examples")
+    memories = memorizers(plan, few, 2 if smoke else 4, 4000 if smoke else 20_000, seed)
+    say("memorization: sweep of the number of examples")
+    light = sweep(plan, plan.counts, seeds, 0.01, test)
+    many = sweep(plan, (plan.many,), range(seed, seed + 3), 0.01, test)[0]
+    say("memorization: the same with weight decay 1")
+    heavy_counts = plan.counts[:: 1 if smoke else 3]
+    heavy = sweep(plan, heavy_counts, range(seed, seed + 3), 1.0, test)
+    values = _few(memories, few, seed) | _bump(light, many, plan, seed) | _learned(many, seed)
+    decayed = np.array([[m.test for m in row] for row in heavy])
+    values["decay_bump"] = measured(
+        "decay_bump", decayed.max(0) / decayed[0], method="largest test loss over that with three examples", seed=seed
+    )
+    counts = (*plan.counts, plan.many)
+    rows = [*[row[:3] for row in light], many]
+    figures = (
+        _loss_figure(plan, light, many, heavy_counts, decayed), _dimension_figure(counts, rows), _norm_figure(counts, rows),
+        _film([*memories, *[row[0] for row in rows if len(row[0].examples.index) > max(few)]]),
+    )  # fmt: skip
+    x = draw_disjoint(plan.n, plan.density, few[-1], rng.stream(seed, "exact")).dense().double()
+    return Outcome(values, {"memorized_loss": float(loss(*memorizer(x), x))}, figures)
+
+
+def _few(memories: list[Memory], counts: tuple[int, ...], seed: int) -> dict:
+    shape = [abs(dimensionality(m.hidden()) * t / M - 1).max().item() for m, t in zip(memories, counts, strict=True)]
+    length = [abs(m.hidden().norm(dim=1) / radius(t) - 1).max().item() for m, t in zip(memories, counts, strict=True)]
+    several = [i for i, t in enumerate(counts) if t >= 5]
+    start = "disjoint examples, smallest network that fits, worst number of examples"
+    return {
+        "memorized_loss": measured("memorized_loss", max(m.train for m in memories), method=start, seed=seed),
+        "dimensionality_gap": measured("dimensionality_gap", max(shape[i] for i in several), method=start, seed=seed),
+        "radius_gap": measured("radius_gap", max(length[i] for i in several), method=start, seed=seed),
+    }
+
+
+def _bump(light: list[list[Memory]], many: list[Memory], plan: Plan, seed: int) -> dict:
+    from scipy.stats import ttest_rel
+
+    test = np.array([[m.test for m in row] for row in light])
+    last = float(np.mean([m.test for m in many]))
+    top = int(test[1:].mean(1).argmax()) + 1
+    ends = np.maximum(test[0], last)
+    probability = float(np.asarray(ttest_rel(test[top], ends, alternative="greater").pvalue))
+    norm = np.array([[float(m.W.norm()) for m in row] for row in light]).mean(1)
+    inside = float(0 < int(norm.argmax()) < len(norm) - 1)
+    return {
+        "bump": measured(
+            "bump", test[top] / ends, method=f"test loss at T = {plan.counts[top]} over the ends", seed=seed
+        ),
+        "bump_p": measured("bump_p", probability, method=f"paired t test over {plan.seeds} seeds", seed=seed),
+        "norm_peak": measured("norm_peak", inside, method="is the largest weight norm inside the range?", seed=seed),
+    }
+
+
+def _learned(many: list[Memory], seed: int) -> dict:
+    count = len(many[0].examples.index)
+    gaps = [abs(angular_gaps(m.W) - 72).max() for m in many]
+    features = [float((m.W.norm(dim=1) > 0.5).sum()) for m in many]
+    norms, best = ([float(f(m)) for m in many] for f in (lambda m: m.W.norm(), lambda m: dimensionality(m.W).max()))
+    method = f"{count} examples, {len(many)} seeds"
+    found = {
+        "pentagon_features": features,
+        "pentagon_gap": gaps,
+        "pentagon_norm": norms,
+        "pentagon_dimensionality": best,
+    }
+    return {name: measured(name, samples, method=method, seed=seed) for name, samples in found.items()}
+
+
+def _loss_figure(
+    plan: Plan, light: list[list[Memory]], many: list[Memory], heavy_counts: tuple[int, ...], decayed: np.ndarray
+) -> Figure:
+    counts = (*plan.counts, plan.many)
+    test, train = ([[getattr(m, kind) for m in row[:3]] for row in (*light, many)] for kind in ("test", "train"))
+    panel = Panel(
+        "loss", "number of examples T", "loss per example",
+        (
+            across("test", counts, np.array(test).T), across("train", counts, np.array(train).T),
+            across("test, weight decay 1", heavy_counts, decayed.T),
+            line("predicting zero", [counts[0], counts[-1]], [1, 1]),
+        ), x_log=True, y_log=True,
+    )  # fmt: skip
+    return Figure(
+        "F3-loss", "Double descent in the number of examples", f"{SOURCE}, test loss over data set size",
+        "The train loss leaves zero once the examples no longer fit on a circle; the test loss rises and then falls to "
+        "the loss of a network that knows five features.",
+        "Where the bump lies, and how high it is, depends on the length of training and the learning rate.",
+        still(panel),
+    )  # fmt: skip
+
+
+def _dimension_figure(counts: tuple[int, ...], rows: list[list[Memory]]) -> Figure:
+    dots: list[list[float]] = [[], [], [], []]
+    for count, row in zip(counts, rows, strict=True):
+        for k, d in ((0, dimensionality(row[0].W)), (2, dimensionality(row[0].hidden()))):
+            top = d.sort(descending=True).values[:40].tolist()
+            dots[k] += [count] * len(top)
+            dots[k + 1] += top
+    axis = np.geomspace(counts[0], counts[-1], 60)
+    per_example = line("m/T", axis, M / axis)
+    fifths = line("2/5", [counts[0], counts[-1]], [0.4, 0.4], role="guide")
+    panels = (
+        Panel("features", "number of examples T", "dimensionality", (points("features", dots[0], dots[1]), fifths), x_log=True),
+        Panel("examples", "number of examples T", "dimensionality", (points("examples", dots[2], dots[3]), per_example), x_log=True),
+    )  # fmt: skip
+    return Figure(
+        "F3-dimensionality", "Examples have dimensions, then features have", f"{SOURCE}, dimensionality of features and data",
+        "Examples lie on m/T while they are few; features reach almost 2/5 when they are many.",
+        "The forty largest of one seed each.", still(*panels), columns=2,
+    )  # fmt: skip
+
+
+def _norm_figure(counts: tuple[int, ...], rows: list[list[Memory]]) -> Figure:
+    W, b = (np.array([[float(getattr(m, k).norm()) for m in row] for row in rows]).T for k in ("W", "b"))
+    few = range(3, 31)
+    exact = line("regular T-gon", few, [t**0.5 * radius(t) for t in few])
+    five = line("√5", [counts[0], counts[-1]], [5**0.5] * 2, role="guide")
+    panels = (
+        Panel("weights", "number of examples T", "‖W‖", (across("trained", counts, W), exact, five), x_log=True, y_log=True),
+        Panel("biases", "number of examples T", "‖b‖", (across("trained", counts, b),), x_log=True, y_log=True),
+    )  # fmt: skip
+    return Figure(
+        "F3-norms", "Memorizing takes large weights", f"{SOURCE}, norms over data set size",
+        "Norms grow with the polygon, peak where memorizing fails, and fall to those of a pentagon of features.",
+        "Polygons of up to about fifteen examples share features by chance, so their norms need not follow the line.",
+        still(*panels), columns=2,
+    )  # fmt: skip
+
+
+def _film(memories: list[Memory]) -> Figure:
+    frames = []
+    for m in memories:
+        W = m.W[m.W.norm(dim=1).argsort(descending=True)[:100]].numpy()
+        h = m.hidden()[:200].numpy()
+        panels = (
+            Panel("features W_i", "", "", (series("arrows", "features", W[:, 0], W[:, 1]),), square=True),
+            Panel("examples h_a", "", "", (series("points", "examples", h[:, 0], h[:, 1]),), square=True),
+        )
+        frames.append(Frame(f"{len(m.examples.index)}", panels))
+    return Figure(
+        "F3-vectors", "What is embedded?", f"{SOURCE}, vectors of features and data",
+        "Few examples: they form a regular polygon and the features are scattered. Many: five features form a pentagon.",
+        "Up to ten examples were drawn without common features; at most 100 features and 200 examples are drawn.",
+        tuple(frames), "number of examples T", 2,
+    )  # fmt: skip

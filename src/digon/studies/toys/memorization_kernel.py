@@ -16,7 +16,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def gradient(u, v, b, index, value, gu, gv, gb):  # pyright: ignore # noqa: ANN001, ANN201
+def gradient(u, v, b, index, value, gu, gv, gb):  # pyright: ignore
     """Mean loss over the examples; adds its gradient to gu, gv, gb [n]. W = (u, v)."""
     n, count, width = len(b), len(index), index.shape[1]
     total, scale = 0.0, np.float32(2.0 / count)
@@ -55,7 +55,7 @@ def gradient(u, v, b, index, value, gu, gv, gb):  # pyright: ignore # noqa: ANN0
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def train(p, index, value, rates, decay):  # pyright: ignore # noqa: ANN001, ANN201
+def train(p, index, value, rates, decay):  # pyright: ignore
     """AdamW in place on p [3, n] = (u, v, b), one step per learning rate; returns the loss before the last step."""
     g, first, second = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
     last = 0.0

@@ -11,6 +11,7 @@ and a call that was interrupted goes on with the next study.
 import hashlib
 import importlib
 import math
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,9 +52,11 @@ def reproduce(names: Sequence[str], out: Path, config: ReproduceConfig, say: Say
     for number, study in enumerate(studies, 1):
         try:
             run_study(run, study, config, lambda line, n=number, s=study: say(f"[{n}/{len(studies)}] {s}: {line}"))
-        except DigonError as error:
+        except Exception as error:  # the other studies go on; what failed is named, and fails the command at its end
             failed.append(study)
             say(f"[{number}/{len(studies)}] {study} failed: {error}")
+            if not isinstance(error, DigonError):
+                traceback.print_exc()
     judged = judge_all(run, rows, config.size)
     run.write_json("claims", judged)
     run.write_json("facts", _facts(run, config, judged))

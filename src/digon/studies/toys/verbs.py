@@ -31,7 +31,7 @@ def reproduce_claims(ids: Sequence[str], out: Path | None, report: Path | None, 
     claims, failed = reproduce(ids, folder, config, to_stderr)
     if report is not None:
         write_report(claims, report, _command(ids, config))
-    return {"claims": claims, "sentences": _sentences(claims, failed), "run": str(folder)}
+    return {"claims": claims, "sentences": _sentences(claims, failed), "run": str(folder), "failed": failed}
 
 
 def to_stderr(line: str) -> None:
