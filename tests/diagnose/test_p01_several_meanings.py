@@ -1,6 +1,7 @@
 import torch
 
-from digon.diagnose.checks import Evidence, several_meanings
+from digon.diagnose import Evidence
+from digon.diagnose.checks.meanings import several_meanings
 from digon.records import Measurement
 from digon.tensors import Activations
 

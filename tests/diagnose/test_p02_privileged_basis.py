@@ -1,6 +1,7 @@
 import pytest
 
-from digon.diagnose.checks import Evidence, privileged_basis
+from digon.diagnose import Evidence
+from digon.diagnose.checks.basis import privileged_basis
 from digon.worlds import causes
 
 

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from digon.diagnose.checks import Evidence, independent_features
+from digon.diagnose import Evidence
+from digon.diagnose.checks.independence import independent_features
 from digon.tensors import Activations
 from digon.worlds import causes
 

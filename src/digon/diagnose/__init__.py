@@ -1,5 +1,5 @@
 """Why are units polysemantic? Numbered checks, and a verdict that is a set of causes."""
 
-from .checks import Evidence as Evidence
 from .checks import run_checks as run_checks
+from .evidence import Evidence as Evidence
 from .verdict import diagnose as diagnose

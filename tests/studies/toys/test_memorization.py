@@ -62,7 +62,7 @@ def test_kernel_agrees_with_torch():
     p = draw.standard_normal((3, 60)).astype(np.float32)
     g = np.zeros_like(p)
     index, value = examples.index.numpy().astype(np.int32), examples.value.numpy()
-    found = gradient(*p, index, value, *g)
+    found = gradient(p[0], p[1], p[2], index, value, g[0], g[1], g[2])
     W = torch.tensor(p[:2].T, requires_grad=True)
     b = torch.tensor(p[2], requires_grad=True)
     loss = memorization.loss(W, b, x)

@@ -158,7 +158,8 @@ def memorize(examples: Examples, test: Examples, plan: Plan, steps: int, weight_
     p = np.concatenate([start.numpy(), np.zeros((1, examples.n), np.float32)])
     rates = np.array([rate(step, steps, plan.peak, 0.05) for step in range(steps)])
     train(p, *_arrays(examples), rates, weight_decay)
-    fitted, fresh = (float(gradient(*p, *_arrays(some), *np.zeros_like(p))) for some in (examples, test))
+    u, v, b = p
+    fitted, fresh = (float(gradient(u, v, b, *_arrays(some), *np.zeros_like(p))) for some in (examples, test))
     return Memory(examples, torch.from_numpy(p[:2].T.copy()), torch.from_numpy(p[2]), fitted, fresh)
 
 

@@ -8,6 +8,8 @@ This module imports numba; import it lazily.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit
@@ -15,8 +17,19 @@ from numba import njit
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def gradient(u, v, b, index, value, gu, gv, gb):  # pyright: ignore
+@no_type_check
+def fast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile with numba; sums may be reordered. Keeps the result on disk where some folder can be written."""
+    options = {"nogil": True, "error_model": "numpy", "fastmath": True}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:
+        return njit(**options)(function)
+
+
+@fast
+@no_type_check
+def gradient(u, v, b, index, value, gu, gv, gb):
     """Mean loss over the examples; adds its gradient to gu, gv, gb [n]. W = (u, v)."""
     n, count, width = len(b), len(index), index.shape[1]
     total, scale = 0.0, np.float32(2.0 / count)
@@ -54,8 +67,9 @@ def gradient(u, v, b, index, value, gu, gv, gb):  # pyright: ignore
     return total / count
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def train(p, index, value, rates, decay):  # pyright: ignore
+@fast
+@no_type_check
+def train(p, index, value, rates, decay):
     """AdamW in place on p [3, n] = (u, v, b), one step per learning rate; returns the loss before the last step."""
     g, first, second = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
     last = 0.0
