@@ -14,6 +14,16 @@ from digon.worlds.recipe import Recipe
 from digon.worlds.sampled import Run
 from digon.worlds.toys import Toy, loss
 
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny tensors: threads of torch would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 SPARSE = {"n": 60, "m": 18, "density": 0.01}
 
 
@@ -235,15 +245,11 @@ def test_seeds_differ():
 def threads(number, shape, density, stops=(40,), snapshots=(), **more):
     """Parameters after training with a number of threads."""
     n, m, count = shape
-    before = torch.get_num_threads()
     torch.set_num_threads(number)
-    try:
-        run = Run(Toy(n, m, count, seed=2), features(n, density), recipe(40, 512, **more))
-        for stop in stops:
-            run.advance(stop, snapshots=snapshots)
-        return run
-    finally:
-        torch.set_num_threads(before)
+    run = Run(Toy(n, m, count, seed=2), features(n, density), recipe(40, 512, **more))
+    for stop in stops:
+        run.advance(stop, snapshots=snapshots)
+    return run
 
 
 @pytest.mark.parametrize(
