@@ -1,5 +1,7 @@
 """Vector operations against numpy."""
 
+from typing import no_type_check
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,7 @@ from digon.worlds.lanes import (
 
 
 @kernel
+@no_type_check
 def arithmetic(out, a, b, c):
     x, y, z = load(a, 0), load(b, 0), load(c, 0)
     store(out, 0, add(x, y))
@@ -45,6 +48,7 @@ def arithmetic(out, a, b, c):
 
 
 @kernel
+@no_type_check
 def whole(out, a, b):
     x, y = load(a, 0), load(b, 0)
     store(out, 0, plus(x, y))
@@ -54,12 +58,14 @@ def whole(out, a, b):
 
 
 @kernel
+@no_type_check
 def gate(out, words, low, high, value):
     store(out, 0, within(load(words, 0), low, high, load(value, 0)))
     store(out, 16, real(shifted(load(words, 0), np.uint32(0), np.uint32(1))))
 
 
 @kernel
+@no_type_check
 def sums(out, a):
     v = (load(a, 0), load(a, 16), load(a, 32), load(a, 48), load(a, 64), load(a, 80), load(a, 96), load(a, 112),
          load(a, 128), load(a, 144), load(a, 160), load(a, 176), load(a, 192), load(a, 208), load(a, 224), load(a, 240))  # fmt: skip
@@ -67,6 +73,7 @@ def sums(out, a):
 
 
 @kernel
+@no_type_check
 def positions(a):
     found, bits = 0, occupied(load(a, 0))
     out = np.empty(16, np.int64)
@@ -77,6 +84,7 @@ def positions(a):
 
 
 @kernel
+@no_type_check
 def count(counter, times):
     for _ in range(times):
         arrive(counter)

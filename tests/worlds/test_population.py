@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from scipy.interpolate import CubicHermiteSpline
+
 from digon import rng
 from digon.errors import ConfigError
 from digon.worlds.closed import linear_loss, small_loss
 from digon.worlds.contour import transform, transform_slope
-from digon.worlds.features import FeatureSet, Features, features
-from digon.worlds.population import expected_loss
+from digon.worlds.features import Features, FeatureSet, features
+from digon.worlds.population import check_exact, expected_loss
 from digon.worlds.toys import Toy, loss
-from scipy.interpolate import CubicHermiteSpline
 
 ENGINES = ("torch", "numba")
 
@@ -60,9 +61,16 @@ def test_matches_closed_form(n, engine):
     torch.testing.assert_close(expected_loss(W, b, law, engine=engine), exact, rtol=1e-7, atol=0)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("values", ["uniform", "symmetric"])
-@pytest.mark.parametrize(("n", "m", "density", "rtol"), [(20, 5, 1.0, 1e-7), (20, 5, 0.1, 1e-7), (80, 20, 0.01, 1e-5)])
+@pytest.mark.parametrize(
+    ("n", "m", "density", "rtol", "values", "engine"),
+    [
+        (20, 5, 1.0, 1e-7, "uniform", "torch"),
+        (20, 5, 0.1, 1e-7, "symmetric", "torch"),
+        (20, 5, 1.0, 1e-7, "symmetric", "numba"),
+        (20, 5, 0.1, 1e-7, "uniform", "numba"),
+        (80, 20, 0.01, 1e-5, "uniform", "numba"),
+    ],
+)
 def test_matches_splines(n, m, density, rtol, values, engine):
     outputs = [0, 3, n - 1]
     importance = torch.zeros(n, dtype=torch.float64)
@@ -97,16 +105,16 @@ def test_gradient_matches_differences(engine, values, sets):
     b.requires_grad_()
 
     def value(dW=0.0, db=0.0):
-        return expected_loss(W.detach() + dW, b.detach() + db, law, nodes=2048, engine=engine).item()
+        return expected_loss(W.detach() + dW, b.detach() + db, law, nodes=512, engine=engine).item()
 
-    expected_loss(W, b, law, nodes=2048, engine=engine).sum().backward()
-    for j, k in ((0, 0), (3, 1), (5, 0)):
+    expected_loss(W, b, law, nodes=512, engine=engine).sum().backward()
+    for j, k in ((0, 0), (3, 1)):
         one = torch.zeros_like(W)
         one[0, j, k] = h
         assert W.grad[0, j, k].item() == pytest.approx((value(one) - value(-one)) / (2 * h), abs=1e-6)
-        bias = torch.zeros_like(b)
-        bias[0, j] = h
-        assert b.grad[0, j].item() == pytest.approx((value(0, bias) - value(0, -bias)) / (2 * h), abs=1e-6)
+    bias = torch.zeros_like(b)
+    bias[0, 2] = h
+    assert b.grad[0, 2].item() == pytest.approx((value(0, bias) - value(0, -bias)) / (2 * h), abs=1e-6)
 
 
 @pytest.mark.parametrize("output", ["relu", "linear"])
@@ -138,7 +146,7 @@ def test_sets_match_samples(kind, engine):
     toy = Toy(5, 2, 1, seed=3)
     law = features(5, 0.2, torch.linspace(1, 2, 5), sets=(FeatureSet((0, 2, 4), kind),))
     g = rng.stream(6, "samples")
-    parts = [loss(toy(x), x, law.importance).item() for x in (law.sample(20_000, g) for _ in range(25))]
+    parts = [loss(toy(x), x, law.importance).item() for x in (law.sample(5000, g) for _ in range(25))]
     exact = expected_loss(toy.W.detach(), toy.b.detach(), law, engine=engine).item()
     assert abs(np.mean(parts) - exact) < 3 * np.std(parts, ddof=1) / 5
 
@@ -198,7 +206,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ConfigError, match="nodes"):
         expected_loss(W, b, features(3, 0.5), nodes=0)
     with pytest.raises(ConfigError, match="no exact loss"):
-        expected_loss(W, b, features(3, 0.5), output="gelu")  # type: ignore[arg-type]
+        check_exact(W, b, features(3, 0.5), "gelu")
     for density in (0.0, 1.5, float("nan")):
         with pytest.raises(ConfigError, match="density"):
             features(3, density)

@@ -6,10 +6,8 @@ import torch
 
 from digon import rng
 from digon.errors import ConfigError, NonFiniteError
-from digon.worlds import sampled, sampled_kernel
+from digon.worlds import sampled, sampled_draws, sampled_kernel
 from digon.worlds.features import FeatureSet, features
-from digon.worlds.fit import FitConfig, fit
-from digon.worlds.population import expected_loss
 from digon.worlds.recipe import Recipe
 from digon.worlds.sampled import Run
 from digon.worlds.toys import Toy, loss
@@ -33,24 +31,28 @@ def recipe(steps=20, batch=256, rate=1e-2, slope=0.0, **more):
 
 def next_batch(run, i=0):
     """The batch that an instance will draw next, which stays the next one."""
-    plan, words = run.plan, run.state.words[i].copy()
-    draw = sampled_kernel.leap if plan.sparse else sampled_kernel.draw
-    pieces = []
+    plan, words, pieces = run.plan, run.state.words[i].copy(), []
     for s in range(plan.slices):
         left, scratch = min(plan.rows, plan.batch - s * plan.rows), sampled_kernel.prepare(plan, run.law)
         while left > 0:
             rows = min(left, 16 * plan.tiles)
-            tiles = 2 * -(-rows // 32)
-            draw(plan, run.law, scratch, i, run.state.words[i, s], tiles)
-            x = scratch.x[: tiles * plan.n * 16].reshape(tiles, plan.n, 16)
-            pieces.append(x.transpose(0, 2, 1).reshape(-1, plan.n)[:rows].copy())
+            tiles, draw = 2 * -(-rows // 32), (run.law, scratch, i, run.state.words[i, s])
+            if plan.sparse:
+                busy = sampled_draws.leap(plan, *draw, rows)
+                order = scratch.place[:rows]
+                assert sorted(order[order >= 0]) == list(range(busy))
+            else:
+                sampled_draws.draw(plan, *draw, tiles)
+                order = np.arange(rows)
+            x = scratch.x[: tiles * plan.n * 16].reshape(tiles, plan.n, 16).transpose(0, 2, 1).reshape(-1, plan.n)
+            pieces.append(np.where(order[:, None] >= 0, x[order], 0))
             left -= rows
     run.state.words[i] = words
     return torch.from_numpy(np.concatenate(pieces))
 
 
 def draws(law, rows=100_000, instances=1, seed=0, sparse=None, monkeypatch=None):
-    if sparse is not None:
+    if monkeypatch is not None:
         monkeypatch.setattr(sampled, "is_sparse", lambda m, density: sparse)
     run = Run(Toy(law.n, 2, instances), law, recipe(batch=rows, seed=seed))
     return torch.stack([next_batch(run, i) for i in range(instances)]).double()
@@ -333,86 +335,3 @@ def test_a_plan_does_not_depend_on_the_machine():
         torch.set_num_threads(number)
         plans.append(sampled.make_plan(toy, law, recipe())[:10])
     assert plans[0] == plans[1]
-
-
-# ------------------------------------------------------------------------------------------------- behind `fit`
-def nothing(toy, h):
-    """A penalty of 0: the same training by torch."""
-    return 0 * h.sum((1, 2))
-
-
-@pytest.mark.parametrize("density", [1.0, 0.2, 0.03])
-def test_losses_agree_with_torch_in_distribution(density):
-    """Twelve seeds each, other batches: mean exact losses agree within four standard errors."""
-    law, config = features(6, density), FitConfig(steps=600, batch=256, learning_rate=1e-2)
-    found = []
-    for penalty in (None, nothing):
-        toy = Toy(6, 2, 12, seed=3)
-        assert fit(toy, law, config, penalty=penalty).engine == ("numba" if penalty is None else "torch")
-        found.append(expected_loss(toy.W.detach(), toy.b.detach(), law))
-    ours, theirs = found
-    # The same starts: compare instance by instance.
-    gap = ours - theirs
-    assert abs(gap.mean()) <= 4 * gap.std() / 12**0.5 + 0.002 * theirs.mean()
-    start = Toy(6, 2, 12, seed=3)
-    assert ours.mean() < 0.8 * expected_loss(start.W.detach(), start.b.detach(), law).mean()
-
-
-def test_cosine_and_leak_agree_with_torch_in_distribution():
-    law = features(6, 0.3)
-    config = FitConfig(
-        steps=400, batch=512, learning_rate=2e-2, schedule="cosine", leak=0.2, optimizer="adamw", weight_decay=0.02
-    )
-    found = []
-    for penalty in (None, nothing):
-        toy = Toy(6, 2, 12, seed=3)
-        fit(toy, law, config, penalty=penalty)
-        found.append(expected_loss(toy.W.detach(), toy.b.detach(), law))
-    gap = found[0] - found[1]
-    assert abs(gap.mean()) <= 4 * gap.std() / 12**0.5 + 0.002 * found[1].mean()
-
-
-@pytest.mark.parametrize("penalty", [None, nothing])
-def test_fit_stops_and_goes_on_bit_by_bit(penalty):
-    law, config = features(5, 0.4), FitConfig(steps=30, batch=128, learning_rate=1e-2, schedule="cosine", leak=0.1)
-    whole, stopped = Toy(5, 2, 3, seed=1), Toy(5, 2, 3, seed=1)
-    a = fit(whole, law, config, penalty=penalty, snapshots=[20, 30])
-    first = fit(stopped, law, config, penalty=penalty, until=11)
-    assert first.checkpoint is not None
-    assert first.checkpoint.step == 11
-    fresh = Toy(5, 2, 3, seed=8)
-    b = fit(fresh, law, config, penalty=penalty, snapshots=[20, 30], resume=first.checkpoint)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, fresh.state_dict()[name])
-    for one, other in zip(a.snapshots, b.snapshots, strict=True):
-        assert one.step == other.step
-        assert torch.equal(one.W, other.W)
-        assert torch.equal(one.loss, other.loss)
-    assert torch.equal(a.loss, b.loss)
-
-
-def test_checkpoints_of_other_trainings_are_refused():
-    law, config = features(5, 0.4), FitConfig(steps=30, batch=128)
-    point = fit(Toy(5, 2), law, config, until=10).checkpoint
-    with pytest.raises(ConfigError, match="another training"):
-        fit(Toy(5, 2), law, FitConfig(steps=31, batch=128), resume=point)
-    with pytest.raises(ConfigError, match="compiled engine"):
-        fit(Toy(5, 2), law, config, resume=point, penalty=nothing)
-    with pytest.raises(ConfigError, match="until"):
-        fit(Toy(5, 2), law, config, resume=point, until=5)
-
-
-def test_what_the_kernel_does_not_know_goes_to_torch():
-    config = FitConfig(steps=3, batch=32)
-    assert fit(Toy(5, 2), features(5, 0.4), config).engine == "numba"
-    assert fit(Toy(5, 2, output="gelu"), features(5, 0.4), config).engine == "torch"
-    assert fit(Toy(5, 2), features(5, 0.4, values="lognormal"), config).engine == "torch"
-    assert fit(Toy(5, 2), features(5, 0.4), config, perturb=lambda toy, x, g: x).engine == "torch"
-
-
-def test_the_reference_takes_a_device():
-    """The path of a GPU, on the processor: every tensor and generator is made where the setting says."""
-    config = FitConfig(steps=5, batch=32, device="cpu:0")
-    done = fit(Toy(5, 2), features(5, 0.4), config, snapshots=[0, 5])
-    assert done.engine == "torch"
-    assert done.loss.isfinite().all()

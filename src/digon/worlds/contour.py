@@ -21,17 +21,21 @@ FEWEST, MOST = 256, 16384
 """Nodes that the automatic choice starts with and ends at."""
 TOLERANCE = 1e-9
 """Change of an output's loss under doubled nodes, relative to the loss of its instance, that counts as none."""
+FLOOR = 1e-3
+"""Part of E[x²] that is added to a loss before something is called small against it: losses can be 0."""
 PIECE = 2_000_000
 """Complex numbers in one tensor at a time."""
 
 
 def linear_loss(W: Tensor, V: Tensor, b: Float[Tensor, "i n"], law: Features) -> Float[Tensor, " i"]:
+    """Loss of linear outputs, from moments."""
     rows = _rows(W, V, b, law)
     each = rows.target - 2 * rows.with_own() + rows.square()
     return _summed(each, law, b)
 
 
 def contour_loss(W: Tensor, V: Tensor, b: Tensor, law: Features, nodes: int | None) -> Float[Tensor, " i"]:
+    """Loss of ReLU outputs, with so many nodes per row, or as many as it takes."""
     rows = _rows(W, V, b, law)
     if nodes is not None:
         return _summed(_clipped(rows, nodes), law, b)
@@ -55,7 +59,8 @@ def _nodes_needed(rows: "_Rows", law: Features, b: Tensor) -> Int[Tensor, " r"]:
         needed[open_] = count
         change = (fine - coarse).abs() * importance.flatten()[open_]
         if loss is None:
-            loss = (importance * fine.view(b.shape)).sum(-1, keepdim=True).expand(b.shape).flatten()
+            total = (importance * (fine.view(b.shape) + FLOOR * rows.target.view(b.shape))).sum(-1, keepdim=True)
+            loss = total.expand(b.shape).flatten()
         still = change > TOLERANCE * loss[open_] / b.shape[1] ** 0.5
         open_, coarse = open_[still], fine[still]
     return needed

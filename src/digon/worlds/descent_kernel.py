@@ -1,6 +1,6 @@
 """Minimize the exact loss of many toy networks, one network per thread at a time, without a step of Python.
 
-    1. warm     some steps of Adam with noise that fades: they choose the basin, as the noise of samples does
+    1. warm     some steps of Adam: they find better basins than L-BFGS from the start (noise on top did not help)
     2. descend  L-BFGS with few nodes per row
     3. polish   nodes are added where a row needs them, then L-BFGS to the end
     4. judge    the loss, with nodes added until it holds
@@ -24,6 +24,8 @@ SUFFICIENT = 1e-4
 TRIALS = 12
 TINY = 1e-300
 MOST = 16384
+FLOOR = 1e-3
+"""Part of E[x²] that is added to a loss before something is called small against it: losses can be 0."""
 
 
 class Plan(NamedTuple):
@@ -32,8 +34,6 @@ class Plan(NamedTuple):
     warm: int
     """Steps of Adam."""
     rate: float
-    noise: float
-    """Standard deviation of what is added to the parameters at the first warm step, in units of the step."""
     coarse: int
     """Nodes per row at first."""
     most: int
@@ -61,20 +61,9 @@ class Memory(NamedTuple):
     nodes: np.ndarray
 
 
-@compiled
-def _draw(words):
-    """A number in [0, 1); the state is one 64-bit word."""
-    words[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = words[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    return np.float64(z >> np.uint64(11)) * 1.1102230246251565e-16
-
-
 @pasted
-def _warm(theta, task, law, plan, words, memory, work):
-    """Adam on the coarse loss with fading noise."""
+def _warm(theta, task, law, plan, memory, work):
+    """Adam on the coarse loss, with fading steps."""
     gradient, mean, square = memory.line[0], memory.line[1], memory.line[4]
     mean[:] = 0.0
     square[:] = 0.0
@@ -91,10 +80,6 @@ def _warm(theta, task, law, plan, words, memory, work):
             square[i] = 0.99 * square[i] + 0.01 * g * g
             if square[i] > 0:
                 theta[i] -= rate * mean[i] / (1 - fade) / (math.sqrt(square[i] / (1 - fade2)) + 1e-12)
-        if plan.noise > 0:
-            size = plan.noise * rate * left * math.sqrt(3.0)
-            for i in range(len(theta) if task.biased else len(theta) - task.n):
-                theta[i] += size * (_draw(words) + _draw(words) + _draw(words) + _draw(words) - 2)
 
 
 @pasted
@@ -202,8 +187,7 @@ def descend(theta, task, law, steps, tolerance, memory, work):
 def minimize(theta, task, tables, plan, span, out):
     """Minimize networks span[0] … span[1] of `theta` in place.
 
-    `tables`: density and importance [1 or instances, n], a word of randomness per instance. `out` is filled: loss,
-    gradient, evaluations.
+    `tables`: density and importance, [1 or instances, n]. `out` is filled: loss, gradient, evaluations.
     """
     width, n = theta.shape[1], task.n
     memory = Memory(
@@ -211,26 +195,28 @@ def minimize(theta, task, tables, plan, span, out):
         np.empty((5, width)), np.empty(n, np.int64),
     )  # fmt: skip
     work, stages = scratch(n), 1 if task.few or task.linear else 2
-    density, importance, words = tables
+    density, importance = tables
     losses, slopes, calls = out
     for i in range(span[0], span[1]):
         p = density[min(i, len(density) - 1)]
         law = Law(p, importance[min(i, len(importance) - 1)], rare(p, task, work.one))
         memory.nodes[:] = plan.coarse
-        _warm(theta[i], task, law, plan, words[i : i + 1], memory, work)
-        calls[i], value = plan.warm, 0.0
+        _warm(theta[i], task, law, plan, memory, work)
+        calls[i], value, floor = plan.warm, 0.0, 0.0
+        for j in range(n):
+            floor += FLOOR * law.importance[j] * p[j] * task.square
         for stage in range(stages):
             value = evaluate(theta[i], task, law, memory.nodes, (0.0, 0), work, slopes[i])
             if plan.steps == 0:
                 break
             if stage == 1:
-                limits = (1e-6 * value / math.sqrt(n), plan.most)
+                limits = (1e-6 * (value + floor) / math.sqrt(n), plan.most)
                 evaluate(theta[i], task, law, memory.nodes, limits, work, slopes[i])
             tolerance = plan.tolerance * (1 if stage == stages - 1 else 100)
             value, used = descend(theta[i], task, law, plan.steps, tolerance, memory, work)
             calls[i] += used
         if stages > 1 and plan.judge > 0:
             memory.nodes[:] = np.maximum(memory.nodes // 2, 64)
-            limits = (plan.judge * abs(value) / math.sqrt(n), MOST)
+            limits = (plan.judge * (abs(value) + floor) / math.sqrt(n), MOST)
             value = evaluate(theta[i], task, law, memory.nodes, limits, work, slopes[i])
         losses[i] = value

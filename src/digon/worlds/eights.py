@@ -42,6 +42,11 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 """No fast math: the compiler may not change a result, so that every copy of a function gives the same bits."""
 
 
+def operation(function: Any) -> Any:
+    """An instruction of our own; its first argument is numba's, callers leave it out."""
+    return intrinsic(function)
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile with numba, without the interpreter's lock; keep the result on disk where some folder can be written.
 
@@ -65,7 +70,7 @@ def pasted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @no_type_check
-def _pair(builder, re, im):
+def _pair(builder: Any, re: Any, im: Any) -> Any:
     value = builder.insert_value(ir.Constant(_PAIR, ir.Undefined), re, 0)
     return builder.insert_value(value, im, 1)
 
@@ -78,7 +83,9 @@ def _parts(builder, value):
 @no_type_check
 def _splat(builder, scalar):
     one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, ir.Constant(_INDEX, 0))
-    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.VectorType(_INDEX, WIDTH), [0] * WIDTH))
+    return builder.shuffle_vector(
+        one, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.VectorType(_INDEX, WIDTH), [0] * WIDTH)
+    )
 
 
 @no_type_check
@@ -117,7 +124,7 @@ def _product(builder, a, b):
     return re, _call(builder, "fmuladd", ai, br, builder.fmul(ar, bi))
 
 
-@intrinsic
+@operation
 @no_type_check
 def load(typing, array, index):
     """Number `index` of an array of eights, stored as 16 float64 each."""
@@ -129,7 +136,7 @@ def load(typing, array, index):
     return eight(array, types.intp), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def store(typing, array, index, value):
     """Put an eight into an array of eights."""
@@ -142,7 +149,7 @@ def store(typing, array, index, value):
     return types.void(array, types.intp, eight), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def splat(typing, re, im):
     """Eight copies of re + i·im."""
@@ -153,7 +160,7 @@ def splat(typing, re, im):
     return eight(types.float64, types.float64), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def ladder(typing, re, im, step):
     """re + i (im + r · step), r = 0 … 7."""
@@ -166,7 +173,7 @@ def ladder(typing, re, im, step):
     return eight(types.float64, types.float64, types.float64), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def inverse(typing, value):
     """1 / z."""
@@ -180,7 +187,7 @@ def inverse(typing, value):
     return eight(eight), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def conjugate(typing, value):
     """Complex conjugates."""
@@ -192,7 +199,7 @@ def conjugate(typing, value):
     return eight(eight), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def unwound(typing, value):
     """The same, with the imaginary part modulo 2π."""
@@ -206,7 +213,7 @@ def unwound(typing, value):
     return eight(eight), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def within(typing, value, limit, inside, outside):
     """`inside` where |value| < limit, else `outside`."""
@@ -221,7 +228,7 @@ def within(typing, value, limit, inside, outside):
     return eight(eight, types.float64, eight, eight), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def real_dot(typing, a, b):
     """Sum of the real parts of a · b."""
@@ -232,7 +239,7 @@ def real_dot(typing, a, b):
     return types.float64(eight, eight), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def _times(typing, a, b):
     def code(context, builder, signature, values):
@@ -241,7 +248,7 @@ def _times(typing, a, b):
     return eight(eight, eight), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def _scaled(typing, a, b):
     def code(context, builder, signature, values):
@@ -251,7 +258,7 @@ def _scaled(typing, a, b):
     return eight(eight, types.float64), code
 
 
-@intrinsic
+@operation
 @no_type_check
 def _raised(typing, a, b):
     def code(context, builder, signature, values):
@@ -263,15 +270,15 @@ def _raised(typing, a, b):
 
 @no_type_check
 def _both(name):
-    @intrinsic
-    def operation(typing, a, b):
+    @operation
+    def both(typing, a, b):
         def code(context, builder, signature, values):
             pairs = zip(_parts(builder, values[0]), _parts(builder, values[1]), strict=True)
             return _pair(builder, *(getattr(builder, name)(x, y) for x, y in pairs))
 
         return eight(eight, eight), code
 
-    return operation
+    return both
 
 
 _plus, _minus = _both("fadd"), _both("fsub")

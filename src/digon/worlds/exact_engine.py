@@ -11,17 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import rng
 from .descent_kernel import Plan, minimize
 from .exact_law import ANTICORRELATED, CORRELATED, SINGLE, Task
 from .features import Features, moments
 
 Progress = Callable[[int, int], None]
 KINDS = {"correlated": CORRELATED, "anticorrelated": ANTICORRELATED}
-COARSE = 32
+COARSE = 16
 """Nodes per row while the basin is open."""
-JUDGE = 1e-9
-MEMORY = 20
+FIRST, JUDGE = 64, 1e-9
+"""Nodes for a first look at a loss, and the relative change under doubled nodes at which it is believed."""
 
 
 def task_of(law: Features, m: int, *, tied: bool = True, biased: bool = True, linear: bool = False) -> Task:
@@ -44,21 +43,20 @@ def task_of(law: Features, m: int, *, tied: bool = True, biased: bool = True, li
 
 
 def solve(
-    theta: np.ndarray, task: Task, law: Features, plan: Plan, *, seed: int = 0, progress: Progress | None = None
+    theta: np.ndarray, task: Task, law: Features, plan: Plan, *, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Minimize every row of `theta` (W, V unless tied, b) in place; losses and gradients at the end.
 
     As many threads as torch uses; what comes out does not depend on them.
     """
     count, threads = len(theta), torch.get_num_threads()
-    tables = [np.ascontiguousarray(np.atleast_2d(v.double().numpy())) for v in (law.density, law.importance)]
-    words = rng.numpy_stream(seed, "exact").integers(0, 2**64, count, np.uint64)
+    density, importance = (np.ascontiguousarray(np.atleast_2d(v.double())) for v in (law.density, law.importance))
     out = loss, slopes, _ = np.empty(count), np.empty_like(theta), np.zeros(count, np.int64)
     size = min(max(1, count // (16 * threads)), 1024)
 
     def work(start: int) -> int:
         end = min(start + size, count)
-        minimize(theta, task, (*tables, words), plan, (start, end), out)
+        minimize(theta, task, (density, importance), plan, (start, end), out)
         return end - start
 
     if count <= size or threads == 1:
@@ -85,7 +83,7 @@ def losses(
     """Loss and gradients of networks with parts W, V unless tied, b."""
     theta = torch.cat([part.detach().flatten(1) for part in parts], 1).numpy()
     task = task_of(law, parts[0].shape[2], tied=len(parts) == 2, linear=linear)
-    plan = Plan(0, 0.0, 0.0, nodes or 2 * COARSE, 0, 0, 0.0, 1, 0.0 if nodes else JUDGE)
+    plan = Plan(0, 0.0, nodes or FIRST, 0, 0, 0.0, 1, 0.0 if nodes else JUDGE)
     loss, slopes = solve(theta, task, law, plan)
     split = torch.from_numpy(slopes).split([part[0].numel() for part in parts], 1)
     return torch.from_numpy(loss), [s.view(part.shape) for s, part in zip(split, parts, strict=True)]

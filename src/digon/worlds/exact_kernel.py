@@ -11,7 +11,20 @@ This module imports numba; import it lazily.
 
 import math
 
-from .eights import WIDTH, compiled, conjugate, exponential, inlined, inverse, ladder, load, real_dot, splat, store, within
+from .eights import (
+    WIDTH,
+    compiled,
+    conjugate,
+    exponential,
+    inlined,
+    inverse,
+    ladder,
+    load,
+    real_dot,
+    splat,
+    store,
+    within,
+)
 from .exact_law import CORRELATED, pull, second_moment, span
 from .few_kernel import one_active, three_row, two_row
 

@@ -101,22 +101,22 @@ def two_row(a, b, j, p, grad):
 @compiled
 def three_row(a, b, j, p, grad, kinks):
     """Loss of output j of three features; fills `grad` with its slopes by a; returns it and its slope by b."""
-    k, l = (j + 1) % 3, (j + 2) % 3
-    pk, pl = p[k] * (1 - p[l]), p[l] * (1 - p[k])
-    none, both = (1 - p[k]) * (1 - p[l]), p[k] * p[l]
+    k, o = (j + 1) % 3, (j + 2) % 3
+    pk, po = p[k] * (1 - p[o]), p[o] * (1 - p[k])
+    none, both = (1 - p[k]) * (1 - p[o]), p[k] * p[o]
     off, on = 1 - p[j], p[j]
     v1, g1, b1 = one_active(1.0, a[j], b)
     v2, g2, b2 = one_active(0.0, a[k], b)
-    v3, g3, b3 = one_active(0.0, a[l], b)
+    v3, g3, b3 = one_active(0.0, a[o], b)
     v4, g4, c4, b4 = two_active(1.0, a[j], a[k], b)
-    v5, g5, c5, b5 = two_active(1.0, a[j], a[l], b)
-    v6, g6, c6, b6 = two_active(0.0, a[k], a[l], b)
-    v7, g7, c7, d7, b7 = three_active(1.0, a[j], a[k], a[l], b, kinks)
-    grad[j] = on * (none * g1 + pk * g4 + pl * g5 + both * g7)
+    v5, g5, c5, b5 = two_active(1.0, a[j], a[o], b)
+    v6, g6, c6, b6 = two_active(0.0, a[k], a[o], b)
+    v7, g7, c7, d7, b7 = three_active(1.0, a[j], a[k], a[o], b, kinks)
+    grad[j] = on * (none * g1 + pk * g4 + po * g5 + both * g7)
     grad[k] = off * (pk * g2 + both * g6) + on * (pk * c4 + both * c7)
-    grad[l] = off * (pl * g3 + both * c6) + on * (pl * c5 + both * d7)
+    grad[o] = off * (po * g3 + both * c6) + on * (po * c5 + both * d7)
     level = max(b, 0.0)
-    silent = none * level * level + pk * v2 + pl * v3 + both * v6
-    active = none * v1 + pk * v4 + pl * v5 + both * v7
-    slope = off * (2 * none * level + pk * b2 + pl * b3 + both * b6) + on * (none * b1 + pk * b4 + pl * b5 + both * b7)
+    silent = none * level * level + pk * v2 + po * v3 + both * v6
+    active = none * v1 + pk * v4 + po * v5 + both * v7
+    slope = off * (2 * none * level + pk * b2 + po * b3 + both * b6) + on * (none * b1 + pk * b4 + po * b5 + both * b7)
     return off * silent + on * active, slope

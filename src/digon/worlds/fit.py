@@ -167,7 +167,7 @@ def _exactly(toy: Toy, law: Features, config: FitConfig, progress: Callable[[int
     with torch.no_grad():
         for p in {toy.W, toy.V}:
             p.mul_(config.init_scale)
-    return Fit(toy, descend(toy, law, steps=config.steps, seed=config.seed, progress=progress), engine="exact")
+    return Fit(toy, descend(toy, law, steps=config.steps, progress=progress), engine="exact")
 
 
 def _by_torch(

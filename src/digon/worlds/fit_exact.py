@@ -3,8 +3,8 @@
 Linear hidden layer, linear or ReLU output, tied or untied. Every instance is one start: give a law and as many instances
 as you can afford, or density [pixels · starts, n] for many laws at once, and keep the best (`best_of` in `worlds/fit`).
 
-The first steps are Adam with fading noise. A quasi-Newton method alone ends in the nearest basin, which is a worse one
-on average than the basin that noisy training finds. A run takes seconds, so that there is nothing to resume.
+The first steps are Adam: a quasi-Newton method alone ends in the nearest basin, which on average is a worse one than
+the basin that training finds. No randomness is involved, and a run takes seconds, so that there is nothing to resume.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from .features import Features
 from .population import check_exact, expected_loss, has_numba
 from .toys import Toy
 
-WARM, RATE, NOISE = 200, 0.03, 1.0
-"""Adam: steps, step size, and noise in units of the step."""
+WARM, RATE = 300, 0.02
+"""Adam: steps, and size of a step."""
 MOST = 512
 """Nodes per row while the loss is minimized."""
 TOLERANCE = 1e-9
@@ -42,11 +42,11 @@ def check_fit(toy: Toy, law: Features) -> None:
 
 
 def descend(
-    toy: Toy, law: Features, *, steps: int, seed: int = 0, progress: Callable[[int, int], None] | None = None
+    toy: Toy, law: Features, *, steps: int, progress: Callable[[int, int], None] | None = None
 ) -> Float[Tensor, " i"]:
     """Minimize the expected loss of every instance in place; returns the loss.
 
-    `steps` bounds the iterations of a descent. Equal seeds give equal bits, however many threads there are.
+    `steps` bounds the iterations of a descent. Equal starts give equal bits, however many threads there are.
 
     Raises: ConfigError as `check_fit`; NonFiniteError if a loss is not finite.
     """
@@ -54,7 +54,7 @@ def descend(
     parts = [toy.W, toy.b] if toy.tied else [toy.W, toy.V, toy.b]
     start = torch.cat([part.detach().double().cpu().flatten(1) for part in parts], 1)
     if has_numba():
-        theta, loss = _compiled(toy, law, start.numpy(), steps, seed, progress)
+        theta, loss = _compiled(toy, law, start.numpy(), steps, progress)
     else:
         theta, loss = _by_torch(toy, law, start, steps)
     if not loss.isfinite().all():
@@ -66,7 +66,7 @@ def descend(
 
 
 def _compiled(
-    toy: Toy, law: Features, theta: np.ndarray, steps: int, seed: int, progress: Callable[[int, int], None] | None
+    toy: Toy, law: Features, theta: np.ndarray, steps: int, progress: Callable[[int, int], None] | None
 ) -> tuple[Tensor, Tensor]:
     from .descent_kernel import Plan
     from .exact_engine import COARSE, JUDGE, solve, task_of
@@ -74,8 +74,8 @@ def _compiled(
     task = task_of(law, toy.W.shape[2], tied=toy.tied, biased=toy.b.requires_grad, linear=toy.output == "linear")
     warm = 0 if task.few or task.linear else WARM
     memory = min(MEMORY, 2 * theta.shape[1])
-    plan = Plan(warm, RATE, NOISE, COARSE, MOST, steps, TOLERANCE, memory, JUDGE)
-    loss, _ = solve(theta, task, law, plan, seed=seed, progress=progress)
+    plan = Plan(warm, RATE, COARSE, MOST, steps, TOLERANCE, memory, JUDGE)
+    loss, _ = solve(theta, task, law, plan, progress=progress)
     return torch.from_numpy(theta), torch.from_numpy(loss)
 
 

@@ -131,8 +131,6 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         slopes = (above[0].view(-1, *[1] * (s.ndim - 1)) * s for s in ctx.saved_tensors)
         return None, None, None, *slopes
-
-

@@ -24,6 +24,7 @@ from ..errors import ConfigError, NonFiniteError
 from . import sampled_kernel
 from .features import Features
 from .recipe import OPTIMIZERS, Checkpoint, Recipe
+from .sampled_draws import DRAWS
 from .toys import Toy
 
 SLOPES = {"linear": 1.0, "relu": 0.0, "leaky": 0.1}
@@ -34,11 +35,11 @@ SETS = ("correlated", "anticorrelated")
 KNOWN = {"density", "importance", "values", "sets"}
 PIECE = 0.05
 """Seconds of a piece of training, after which a thread takes another instance."""
-CACHE = 512 * 1024
+CACHE = 1024 * 1024
 """Bytes of samples and errors that are worked on together."""
 MOST = 64
 """Tiles of sixteen samples that are worked on together, at most."""
-SLICE, SPARSE_SLICE = 128, 256
+SLICE, SPARSE_SLICE = 256, 512
 """Samples of a slice, at least; where features are rare, work that does not depend on samples weighs more."""
 WORK = 2**16
 """Multiplications (n · m · samples) of a slice, at least, so that threads that share a batch seldom wait."""
@@ -70,15 +71,17 @@ def tables(law: Features, instances: int) -> sampled_kernel.Law:
         source[members], fresh[members] = number, group.kind == "correlated"
         if group.kind == "anticorrelated":
             low[:, members] = density[:, members].cumsum(-1) - density[:, members]
-    start, end = (np.rint(sampled_kernel.DRAWS * np.minimum(v, 1)).astype(np.int64) for v in (low, low + density))
+    start, end = (np.rint(DRAWS * np.minimum(v, 1)).astype(np.int64) for v in (low, low + density))
     span = np.maximum(end - start, 1)
     factor, summand = VALUES[law.values]
-    scale = np.where(fresh, factor / sampled_kernel.DRAWS, factor / span)
+    scale = np.where(fresh, factor / DRAWS, factor / span)
     importance = law.importance.double().cpu().expand(instances, law.n).numpy()
-    return sampled_kernel.Law(
-        start.astype(np.uint32), span.astype(np.uint32), scale.astype(np.float32),
-        np.full(scale.shape, summand, np.float32), importance.astype(np.float32), source, fresh,
-    )  # fmt: skip
+    # One memory layout for all laws: another one would be compiled once more.
+    low_, span_ = (np.ascontiguousarray(v, np.uint32) for v in (start, span))
+    scale_, shift_, importance_ = (
+        np.ascontiguousarray(v, np.float32) for v in (scale, np.full(scale.shape, summand), importance)
+    )
+    return sampled_kernel.Law(low_, span_, scale_, shift_, importance_, len(law.sets), source, fresh)
 
 
 def make_plan(toy: Toy, law: Features, recipe: Recipe) -> sampled_kernel.Plan:

@@ -6,16 +6,15 @@ A batch is cut into slices with generators of their own, which threads may share
 samples, each number of a sample in its own lane, so that every product of the forward and the backward pass is a sum
 of (one weight) × (sixteen lanes). For one block of tiles after another:
 
-    1. draw     xoshiro128+ in every lane; one draw decides whether a feature is active and, rescaled, its value
+    1. draw     x, by a generator in every lane (`worlds/sampled_draws`)
     2. forward  h, then z = h Wᵀ
     3. judge    loss, e = ∂loss/∂z, gradient of the bias
     4. back     g = e W · act'(h);  ∂W += eᵀ h,  ∂V += xᵀ g
 
-then one step of Adam, AdamW or SGD with torch's meaning of every setting. Where few features are active, products with
-x, and with e if most outputs are right, go over the numbers that are not 0 (`worlds/tiles`). The readable
+then one step of Adam, AdamW or SGD with torch's meaning of every setting. Where few features are active, samples without
+any are not computed at all, and products with x, and with e if most outputs are right, go over the numbers that are not
+0 (`worlds/tiles`). The readable
 reference is the torch path of `worlds/fit`; tests compare gradients, steps, moments and final losses.
-
-Source of the generator: Blackman and Vigna 2021, "Scrambled linear pseudorandom number generators".
 """
 
 import math
@@ -28,32 +27,27 @@ from .lanes import (
     add,
     arrive,
     arrived,
-    either,
     fused,
     kernel,
     leak,
     load,
     magnitude,
     multiply,
-    plus,
-    real,
     rest,
-    shifted,
     splat,
     store,
     subtract,
     total,
-    within,
 )  # fmt: skip
+from .sampled_draws import draw, leap
 from .tiles import collect, note, outer, product, scatter, to_rows, to_tiles
 
 LANES = WIDTH
 SGD, ADAM, ADAMW = 0, 1, 2
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-DRAWS = 2.0**31
 PATIENCE = 500
 """Looks at a counter before a waiting thread lets go of its core."""
-CROWD = 0.1
+CROWD = 0.03
 """Share of wrong outputs from which on products with the errors are dense."""
 
 
@@ -94,6 +88,8 @@ class Law(NamedTuple):
     scale: np.ndarray
     shift: np.ndarray
     importance: np.ndarray
+    shared: int
+    """Draws that decide about several features."""
     source: np.ndarray
     """Which shared draw decides about a feature, −1 its own; one row for all instances."""
     fresh: np.ndarray
@@ -141,6 +137,9 @@ class Scratch(NamedTuple):
     h: np.ndarray
     g: np.ndarray
     valid: np.ndarray
+    """Which samples count."""
+    place: np.ndarray
+    """Where each sample went."""
     shared: np.ndarray
     active: Entries
     wrong: Entries
@@ -165,7 +164,9 @@ def train(plan, law, state, team, span, update, trace):
             if update:
                 improve(plan, state.theta[i], state.mean[i], state.square[i], team, step)
             if team.member == 0:
-                trace[i - span[0], step - span[2]] = team.losses.sum()
+                trace[i - span[0], step - span[2]] = 0
+                for s in range(plan.slices):
+                    trace[i - span[0], step - span[2]] += team.losses[s]
             met = meet(team, met)
 
 
@@ -195,7 +196,7 @@ def prepare(plan, law):
     return Scratch(
         np.zeros(samples * n, np.float32), np.empty(samples * n, np.float32),
         np.empty(samples * m, np.float32), np.empty(samples * m, np.float32),
-        np.ones(samples, np.float32), np.empty((1 + law.source.max()) * samples, np.uint32),
+        np.ones(samples, np.float32), np.empty(samples, np.int32), np.empty(law.shared * samples, np.uint32),
         active, wrong, np.zeros(rows, np.float32), np.zeros(rows, np.float32),
     )  # fmt: skip
 
@@ -206,104 +207,23 @@ def descend(plan, law, state, scratch, where, gradient):
     """Loss and gradient of one slice of fresh samples, as shares of the batch's."""
     i, s, step = where
     left, loss = min(plan.rows, plan.batch - s * plan.rows), 0.0
-    gradient[:] = 0
+    for p in range(len(gradient)):
+        gradient[p] = 0
     while left > 0:
         rows = min(left, plan.tiles * LANES)
-        tiles = 2 * ((rows + 2 * LANES - 1) // (2 * LANES))
-        scratch.valid[:rows], scratch.valid[rows:] = 1, 0
-        if plan.sparse:
-            leap(plan, law, scratch, i, state.words[i, s], tiles)
-        else:
-            draw(plan, law, scratch, i, state.words[i, s], tiles)
-        loss += backpropagate(
-            plan, state.theta[i], scratch, law.importance[i], np.float32(plan.slopes[step]), tiles, gradient
-        )
         left -= rows
+        slope = np.float32(plan.slopes[step])
+        if plan.sparse:
+            busy = leap(plan, law, scratch, i, state.words[i, s], rows)
+            loss += idle(plan, state.theta[i], law.importance[i], slope, rows - busy, gradient)
+            rows = busy
+        tiles = 2 * ((rows + 2 * LANES - 1) // (2 * LANES))
+        for r in range(tiles * LANES):
+            scratch.valid[r] = r < rows
+        if not plan.sparse:
+            draw(plan, law, scratch, i, state.words[i, s], tiles)
+        loss += backpropagate(plan, state.theta[i], scratch, law.importance[i], slope, tiles, gradient)
     return loss
-
-
-@kernel
-@no_type_check
-def draw(plan, law, scratch, i, words, tiles):
-    """Fresh samples into the tiles of x, advancing the generators."""
-    n, x, shared = plan.n, scratch.x, scratch.shared
-    s0, s1, s2, s3 = load(words, 0), load(words, 16), load(words, 32), load(words, 48)
-    for p in range(0, len(shared), LANES):
-        r, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
-        store(shared, p, r)
-    for j in range(n):
-        low, span, own = law.low[i, j], law.span[i, j], law.source[j] < 0
-        scale, shift, minus = splat(law.scale[i, j]), splat(law.shift[i, j]), splat(np.uint32(-np.int64(low)))
-        begin = max(law.source[j], 0) * plan.tiles
-        for t in range(tiles):
-            if own or law.fresh[j]:
-                r, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
-            else:
-                r = load(shared, (begin + t) * LANES)
-            gate = r if own else load(shared, (begin + t) * LANES)
-            value = fused(scale, real(r if law.fresh[j] else plus(r, minus)), shift)
-            store(x, (t * n + j) * LANES, within(gate, low, np.uint32(low + span), value))
-    store(words, 0, s0)
-    store(words, 16, s1)
-    store(words, 32, s2)
-    store(words, 48, s3)
-
-
-@kernel
-@no_type_check
-def leap(plan, law, scratch, i, words, tiles):
-    """Fresh samples of rare, independent features: leap from one active sample to the next by geometric gaps."""
-    n, x, active, count, used = plan.n, scratch.x, scratch.active, 0, LANES
-    clear(x, active, n)
-    s0, s1, s2, s3 = load(words, 0), load(words, 16), load(words, 32), load(words, 48)
-    gaps, values = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    for j in range(n):
-        row, rate = -1.0, 1 / np.log1p(-min(law.span[i, j] / DRAWS, 1.0))
-        scale, shift = law.scale[i, j] * (law.span[i, j] / np.float32(DRAWS)), law.shift[i, j]
-        active.first[j] = count
-        while True:
-            if used == LANES:
-                r, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
-                store(gaps, 0, real(r))
-                r, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
-                store(values, 0, real(r))
-                used = 0
-            row += 1 + math.floor(rate * math.log((gaps[used] + 1) / DRAWS))
-            used += 1
-            if row >= tiles * LANES:
-                break
-            active.row[count], active.value[count] = int(row), scale * values[used - 1] + shift
-            x[((int(row) // LANES) * n + j) * LANES + int(row) % LANES] = active.value[count]
-            count += 1
-    active.first[n] = count
-    store(words, 0, s0)
-    store(words, 16, s1)
-    store(words, 32, s2)
-    store(words, 48, s3)
-
-
-@kernel
-@no_type_check
-def clear(x, active, n):
-    """Make the samples of the last time 0 again."""
-    for j in range(n):
-        for q in range(active.first[j], active.first[j + 1]):
-            x[((active.row[q] // LANES) * n + j) * LANES + active.row[q] % LANES] = 0
-
-
-@kernel
-@no_type_check
-def advance(s0, s1, s2, s3):
-    """One draw of 31 bits in every lane, and the generators' next state."""
-    r = shifted(plus(s0, s3), np.uint32(0), np.uint32(1))
-    t = shifted(s1, np.uint32(9), np.uint32(0))
-    s2 = either(s2, s0)
-    s3 = either(s3, s1)
-    s1 = either(s1, s2)
-    s0 = either(s0, s3)
-    s2 = either(s2, t)
-    s3 = either(shifted(s3, np.uint32(11), np.uint32(0)), shifted(s3, np.uint32(0), np.uint32(21)))
-    return r, s0, s1, s2, s3
 
 
 @kernel
@@ -336,6 +256,19 @@ def backpropagate(plan, theta, scratch, importance, slope, tiles, gradient):
     else:
         outer(gradient, v, x, g, (n, m), tiles)
     return loss
+
+
+@kernel
+@no_type_check
+def idle(plan, theta, importance, slope, count, gradient):
+    """The same for a number of samples in which nothing is active: only biases matter."""
+    loss, first, each = np.float32(0), len(theta) - LANES - plan.n, np.float32(2 * count / plan.batch)
+    for j in range(plan.n):
+        steep = np.float32(1) if theta[first + j] > 0 else slope
+        error = steep * theta[first + j]
+        loss += importance[j] * error * error
+        gradient[first + j] += each * importance[j] * error * steep
+    return loss * count / plan.batch
 
 
 @kernel
@@ -386,23 +319,23 @@ def improve(plan, theta, mean, square, team, step):
     """One step of the optimizer with torch's meaning of its settings, on this member's share of the numbers."""
     low = plan.trained * team.member // team.members
     high = plan.trained * (team.member + 1) // team.members
-    gradient, rate, decay = team.parts[0], plan.rates[step], np.float32(plan.decay)
+    gradient, rate = team.parts[0], plan.rates[step]
     for s in range(1, plan.slices):
         for p in range(low, high):
             gradient[p] += team.parts[s, p]
-    if plan.optimizer == ADAMW:
-        theta[low:high] *= np.float32(1 - rate * plan.decay)
-    elif decay != 0:
-        gradient[low:high] += decay * theta[low:high]
+    keep = np.float32(1 - rate * plan.decay) if plan.optimizer == ADAMW else np.float32(1)
+    pull = np.float32(0) if plan.optimizer == ADAMW else np.float32(plan.decay)
     if plan.optimizer == SGD:
-        theta[low:high] -= np.float32(rate) * gradient[low:high]
+        for p in range(low, high):
+            theta[p] -= np.float32(rate) * (gradient[p] + pull * theta[p])
         return
     size = np.float32(rate / (1 - BETA1 ** (step + 1)))
     root = np.float32(1 / math.sqrt(1 - BETA2 ** (step + 1)))
     b1, b2, c1, c2 = np.float32(BETA1), np.float32(BETA2), np.float32(1 - BETA1), np.float32(1 - BETA2)
     epsilon = np.float32(EPSILON)
     for p in range(low, high):
-        slope = gradient[p]
+        slope = gradient[p] + pull * theta[p]
         mean[p] = b1 * mean[p] + c1 * slope
         square[p] = b2 * square[p] + c2 * slope * slope
-        theta[p] -= size * mean[p] / (np.float32(math.sqrt(square[p])) * root + epsilon)
+        change = size * mean[p] / (np.float32(math.sqrt(square[p])) * root + epsilon)
+        theta[p] = keep * theta[p] - change

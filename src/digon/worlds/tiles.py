@@ -32,7 +32,8 @@ def scatter(rows, entries, weights, base, shape, tiles):
     """Rows of (entries as a sparse matrix) × weights [n, m] at `base`; numbers past m are garbage."""
     n, m = shape
     pitch = (m + LANES - 1) // LANES * LANES
-    rows[: tiles * LANES * pitch] = 0
+    for p in range(tiles * LANES * pitch):
+        rows[p] = 0
     for k in range(0, m, LANES):
         for j in range(n):
             w = load(weights, base + j * m + k)
@@ -48,7 +49,8 @@ def collect(gradient, base, entries, rows, shape):
     n, m = shape
     pitch, tail = (m + LANES - 1) // LANES * LANES, np.ones(LANES, np.float32)
     for k in range(0, m, LANES):
-        tail[min(m - k, LANES) :] = 0
+        for lane in range(LANES):
+            tail[lane] = k + lane < m
         keep = load(tail, 0)
         for j in range(n):
             c = splat(np.float32(0))

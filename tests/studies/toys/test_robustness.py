@@ -26,18 +26,18 @@ def mean_vulnerability(density: float, n: int, m: int, rows: int) -> float:
     ("density", "expected"), [(0.5, 2.71), (0.35, 3.19), (0.3, 3.27), (0.2, 6.81)], ids=lambda v: f"{v:g}"
 )
 def test_vulnerability_of_ideal_networks_of_100_features(density, expected):
-    assert mean_vulnerability(density, 100, 20, 6000) == pytest.approx(expected, rel=0.03)
+    assert mean_vulnerability(density, 100, 20, 2000) == pytest.approx(expected, rel=0.05)
 
 
 def test_vulnerability_of_an_ideal_network_of_400_features():
-    assert mean_vulnerability(0.35, 400, 30, 400) == pytest.approx(2.23, rel=0.04)
+    assert mean_vulnerability(0.35, 400, 30, 150) == pytest.approx(2.23, rel=0.06)
 
 
 def test_the_best_polytope_changes_where_theory_says():
-    """Dedicated or tetrahedra above 0.776, triangles down to 0.645, digons down to 0.219, then the antiprism."""
-    edges = (0.9, 0.7, 0.6, 0.3, 0.21, 0.1)
+    """Tetrahedra down to 0.776, triangles to 0.645, digons to 0.219, then the antiprism; at density 1 all tie."""
+    edges = (1.0, 0.85, 0.7, 0.6, 0.3, 0.21, 0.1)
     names = [blocks(edges)[p][0].name for p in edges]
-    assert names == ["dedicated", "triangle", "digon", "digon", "square antiprism", "square antiprism"]
+    assert names == ["dedicated", "tetrahedron", "triangle", "digon", "digon", "square antiprism", "square antiprism"]
 
 
 def test_a_block_is_at_a_minimum_of_the_closed_form():

@@ -41,7 +41,7 @@ EXPERTS: dict[str, tuple[int, Pressure]] = {
     "20 units, 5 in use": (20, plain(1, blocks=20, active=5)),
     "20 units": (20, plain(1)),
 }
-WAYS: dict[str, tuple[Callable[[float], planes.Energy], tuple[float, ...]]] = {
+WAYS: dict[str, tuple[planes.Energy, tuple[float, ...]]] = {
     "L1 on activations": (planes.with_l1, (0.1, 0.2, 0.4)),
     "interference penalty": (planes.with_overlap, (0.001, 0.003, 0.01, 0.03)),
     "dropout": (planes.with_dropout, (0.3, 0.5)),
@@ -92,7 +92,7 @@ def train_all(size: Size, seed: int) -> Trained:
 def one_of_two(size: Size, seed: int) -> np.ndarray:
     """Loss of two units of which one is used, over the loss of the exact antipodal pair, per seed (density 0.1)."""
     p = torch.full((1,), 0.1, dtype=torch.float64)
-    digon = planes.minima(planes.with_l1(0.0), p, torch.ones_like(p))[1].item()
+    digon = planes.minima(planes.with_l1, p, torch.ones_like(p), 0.0)[1].item()
     pressure = plain(1, blocks=2)
     return np.array([best(2, torch.ones(2), 0.1, pressure, size, seed + s)[0].loss for s in range(size.seeds)]) / digon
 
@@ -127,9 +127,9 @@ Note = Callable[..., None]
 def exact_diagrams(size: Size, few: slice) -> dict[tuple[str, float], Diagram]:
     """Phase diagrams by way and strength."""
     density, importance = axes(size.pixels)
-    found = {("none", 0.0): planes.plane(planes.with_l1(0.0), density, importance)}
+    found = {("none", 0.0): planes.plane(planes.with_l1, 0.0, density, importance)}
     for way, (energy, strengths) in WAYS.items():
-        found |= {(way, s): planes.plane(energy(s), density, importance) for s in strengths[few]}
+        found |= {(way, s): planes.plane(energy, s, density, importance) for s in strengths[few]}
     return found | {("one of two units in use", 0.0): planes.one_of_two(density, importance)}
 
 

@@ -210,9 +210,12 @@ def neuron_noise(d: int, m: int, shared: float, ones: int) -> float:
 
 
 def cancelled_noise(d: int, m: int, shared: float, ones: int) -> float:
-    """Expected `Crowd.noise` while neurons are linear: the interference of both inputs, the rest averaged over N."""
+    """Expected `Crowd.noise` while neurons are linear.
+
+    The pair's own interference (2), what all N neurons see of the other inputs (p²), and the rest, averaged over N.
+    """
     p = (shared / d) ** 0.5
-    return math.sqrt(2 * ones / d + (p * m * ones / d) * inverse_shared(d, p))
+    return math.sqrt(ones / d * (2 + m * (p * p + p * (1 - p) * inverse_shared(d, p))))
 
 
 def crowding_limit(d: int, shared: float, ones: int) -> float:

@@ -15,7 +15,7 @@ Source: Elhage et al. 2022, demonstrating superposition, basic results and mathe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -154,13 +154,13 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     densities = (1.0, 0.1, 0.01) if smoke else DENSITIES
     figures = list[Figure]()
     for size in (SMALL,) if smoke else (SMALL, LARGE):
-        starts, steps = (3, 1500) if smoke else (8, 10_000)
+        starts, steps = (3, 1500) if smoke else (8 if size is SMALL else 5, 8000)
         recipe = FitConfig(
-            steps=steps, batch=256 if smoke else 1024, learning_rate=1e-2 if smoke else 3e-3, schedule="cosine",
+            steps=steps, batch=256 if smoke else 512, learning_rate=1e-2 if smoke else 3e-3, schedule="cosine",
             seed=rng.derive(seed, "demonstration", size.n),
         )  # fmt: skip
         say(f"n = {size.n}, m = {size.m}: training linear networks")
-        linear = train(size, densities, 1 if size is LARGE else 3, recipe, "linear")
+        linear = train(size, densities, 2, replace(recipe, steps=min(steps, 4000)), "linear")
         say(f"n = {size.n}, m = {size.m}: training ReLU networks")
         relu = train(size, densities, starts, recipe, "relu")
         _judge(note, exact, linear, relu)

@@ -24,7 +24,9 @@ from ...records import Grid, Panel, Series
 from ...worlds.closed import small_loss
 from ...worlds.descent import minimize
 from ...worlds.features import Features
+from ...worlds.fit import FitConfig, fit
 from ...worlds.population import expected_loss
+from ...worlds.toys import Toy
 
 NODES = 64
 """Nodes of the loss while `settle` descends; reported losses use as many as they need."""
@@ -205,6 +207,15 @@ def random_starts(count: int, n: int, m: int, seed: int) -> tuple[Tensor, Tensor
     scale = (2 / (n + m)) ** 0.5
     W = scale * torch.randn(count, n, m, generator=draw, dtype=torch.float64)
     return W, torch.zeros(count, n, dtype=torch.float64)
+
+
+def search(law: Features, m: int, starts: int, seed: int) -> Settled:
+    """Minima of the exact loss from `starts` random starts for every instance of the law [i, n], in their order."""
+    wide = (v.double().expand(law.density.shape) for v in (law.density, law.importance))
+    density, importance = (v.repeat_interleave(starts, 0) for v in wide)
+    toy = Toy(law.n, m, len(density), seed=seed)
+    loss = fit(toy, Features(density, importance, law.values, law.sets), FitConfig(engine="exact", seed=seed)).loss
+    return Settled(toy.W.detach().double(), toy.b.detach().double(), loss.double())
 
 
 def best(found: Settled, starts: int) -> Settled:

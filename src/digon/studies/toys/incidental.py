@@ -31,7 +31,7 @@ from ... import rng
 from ...errors import ConfigError
 from ...records import Figure, Frame, Measurement, Panel
 from .base import Outcome, Say, StudyConfig, measured
-from .sketch import across, line, log_slope, points, still
+from .sketch import across, line, log_slope, still
 
 SOURCE = "Lecomte et al. 2023, What Causes Polysemanticity?"
 L1 = 1e-3
@@ -57,7 +57,7 @@ class Sizes:
 
 
 SMOKE = Sizes(16, (16, 64, 128), 16, 2500, 3000, 10_000)
-PAPER = Sizes(64, (64, 128, 256, 512, 1024), 16, 6000, 100_000, 100_000)
+PAPER = Sizes(64, (64, 128, 256, 384, 512), 16, 6000, 100_000, 100_000)
 FULL = Sizes(256, tuple(range(256, 4097, 256)), 16, 7500, 100_000, 100_000)
 
 
@@ -74,10 +74,12 @@ def identity_loss(W: Float[Tensor, "i n m"]) -> Float[Tensor, " i"]:
     return ((W @ W.mT).relu_() - torch.eye(W.shape[1], dtype=W.dtype)).square().sum((1, 2))
 
 
-def sparsify(W: Float[Tensor, "i n m"], steps: int, penalty: float = L1, rate: float = RATE) -> Float[Tensor, "i n m"]:
-    """AdamW on the whole loss from the given weights, which are left as they are."""
+def sparsify(
+    W: Float[Tensor, "i n m"], steps: int, penalty: float = L1, rate: float = RATE, *, plain: bool = False
+) -> Float[Tensor, "i n m"]:
+    """AdamW (`plain`: gradient descent) on the whole loss from the given weights, which are left as they are."""
     W = W.clone().requires_grad_()
-    optimizer = torch.optim.AdamW([W], lr=rate, fused=True)
+    optimizer = torch.optim.SGD([W], lr=rate) if plain else torch.optim.AdamW([W], lr=rate, fused=True)
     for _ in range(steps):
         with torch.no_grad():
             W.grad = gradient(W, penalty)
@@ -223,8 +225,8 @@ def _collisions(
         W = sparsify(start(n, m, sizes.instances, config.seed), sizes.steps)
         counts.append(polysemantic(W).numpy())
         opposite.append(opposite_share(W))
-        if m == 4 * n:
-            _aligned(config, sizes, W, values)
+    say("incidental: other starts")
+    _aligned(config, sizes, values)
     wide = [k for k, m in enumerate(sizes.neurons) if m >= 4 * n]
     ratios = np.stack([counts[k] * 4 * sizes.neurons[k] / n**2 for k in wide])
     method = f"n = {n}, m = {', '.join(str(sizes.neurons[k]) for k in wide)}, {sizes.instances} networks each"
@@ -254,33 +256,38 @@ def _collisions(
     )  # fmt: skip
 
 
-def _aligned(config: StudyConfig, sizes: Sizes, trained: Tensor, values: dict[str, Measurement]) -> None:
-    """The same training from a start in which every feature leans to a neuron of its own."""
+def _aligned(config: StudyConfig, sizes: Sizes, values: dict[str, Measurement]) -> None:
+    """Gradient descent from random weights, and from weights in which every feature leans to a neuron of its own."""
     n, m = sizes.n, 4 * sizes.n
-    lean = start(n, m, sizes.instances, config.seed)
+    first = start(n, m, sizes.instances, config.seed)
+    lean = first.clone()
     lean[:, torch.arange(n), torch.arange(n)] += 0.5
-    W = sparsify(lean, sizes.steps)
-    whole_loss = lambda w: (identity_loss(w) + L1 * w.abs().sum((1, 2))) / n  # noqa: E731
-    method = f"n = {n}, m = {m}, {sizes.instances} networks"
-    values["aligned_polysemantic"] = measured(
-        "aligned_polysemantic", polysemantic(W).numpy(), method=f"{method}, 0.5 added to one neuron per feature"
-    )
-    values["loss_ratio"] = measured(
-        "loss_ratio", (whole_loss(trained) / whole_loss(W)).double().numpy(), method=f"{method}, loss with L1"
-    )
+    steps, strong = (2500 if config.smoke else 4000), 10 * L1
+    W, aligned = (sparsify(w, steps, strong, 0.05, plain=True) for w in (first, lean))
+    whole_loss = lambda w: (identity_loss(w) + strong * w.abs().sum((1, 2))) / n  # noqa: E731
+    method = f"n = {n}, m = {m}, {sizes.instances} networks, gradient descent, λ = {strong:g}"
+    kept = (W.abs().argmax(2) == first.abs().argmax(2)).double().mean(1)
+    for name, samples in {
+        "plain_polysemantic": polysemantic(W), "aligned_polysemantic": polysemantic(aligned),
+        "loss_ratio": whole_loss(W) / whole_loss(aligned), "kept_share": kept,
+    }.items():  # fmt: skip
+        values[name] = measured(name, samples.double().numpy(), method=method, seed=config.seed)
 
 
 def _path(config: StudyConfig, sizes: Sizes, values: dict[str, Measurement], exact: dict[str, float]) -> Figure:
     m = sizes.weights
     penalty = 1.0 / m
-    times = np.concatenate([[0.0], np.geomspace(0.1 * m**-0.5, 0.3, 40)]) / penalty
+    times = np.concatenate([[0.0], np.geomspace(0.1 * m**-0.5, 0.1, 40)]) / penalty
     runs = np.stack([alone(m, penalty, times, config.seed + s, 1.0 if config.smoke else 0.5) for s in range(3)])
     theory, formula = norm_exact(m, penalty, times), norm_formula(m, penalty, times)
     for name, reference in (("formula_gap", formula), ("exact_gap", theory)):
         gaps = np.abs(runs / reference - 1).max(1)
         values[name] = measured(name, gaps, method=f"largest relative distance of ‖w‖₁, m = {m:,}, λ = {penalty:g}")
-    exact["formula_gap"] = float(np.abs(theory / formula - 1).max())
     late = times * penalty >= 10 * m**-0.5
+    exact["formula_gap"] = float(np.abs(theory / formula - 1).max())
+    gaps = np.abs(runs / formula - 1)[:, late].max(1)
+    values["formula_gap_late"] = measured("formula_gap_late", gaps, method="the same, λt ≥ 10/√m")
+    exact["formula_gap_late"] = float(np.abs(theory / formula - 1)[late].max())
     slopes = [log_slope(times[late], r[late]) for r in runs]
     values["late_slope"] = measured("late_slope", slopes, method="‖w‖₁ against time, λt ≥ 10/√m")
     exact["late_slope"] = log_slope(times[late], theory[late])

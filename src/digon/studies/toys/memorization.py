@@ -270,7 +270,7 @@ def _bump(light: list[list[Memory]], many: list[Memory], plan: Plan, seed: int) 
 
 def _learned(many: list[Memory], seed: int) -> dict:
     count = len(many[0].examples.index)
-    gaps = [abs(angular_gaps(m.W) - 72).max() for m in many]
+    gaps = [float(abs(angular_gaps(m.W) - 72).max()) for m in many]
     features = [float((m.W.norm(dim=1) > 0.5).sum()) for m in many]
     norms, best = ([float(f(m)) for m in many] for f in (lambda m: m.W.norm(), lambda m: dimensionality(m.W).max()))
     method = f"{count} examples, {len(many)} seeds"

@@ -25,6 +25,7 @@ from ...errors import ConfigError
 from ...records import Figure, Frame, Measurement, Panel
 from .base import Outcome, Say, StudyConfig, measured
 from .sketch import line, points
+from .threads import one_thread
 
 LINEAR = 1 / 12
 """What the best linear code costs."""
@@ -222,7 +223,8 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     built = float(((through(layers, x) - x) ** 2).sum(1).mean())
     note("network_gain", LINEAR / built, "linear error / error of that network", exact_values["gain_centered_u"])
     say("nonlinear compression: training autoencoders with one hidden number")
-    trained = learned(config.seed, 3 if config.smoke else 5, 300 if config.smoke else 5000)
+    with one_thread():
+        trained = learned(config.seed, 3 if config.smoke else 5, 300 if config.smoke else 5000)
     note("learned_gain", LINEAR / trained, "linear error / error of trained autoencoders, 256 new rows a step")
     return Outcome(values, exact_values, (_curves(), _code()))
 

@@ -26,7 +26,7 @@ from ...worlds.fit import FitConfig, fit
 from ...worlds.population import expected_loss
 from ...worlds.toys import Toy
 from .base import Outcome, Say, StudyConfig, measured
-from .diagram import Settled, best, random_starts, settle
+from .diagram import Settled, best, search, settle
 from .sketch import line, points, series, still
 
 N, M, DECAY = 5, 2, 0.9
@@ -45,10 +45,9 @@ def law_of(densities: tuple[float, ...], copies: int = 1) -> Features:
 
 def optima(densities: tuple[float, ...], starts: int, seed: int) -> tuple[Settled, Float[Tensor, " p"]]:
     """The lowest minimum of the exact loss at every density, and the share of starts within 1 % of it."""
-    count = len(densities) * starts
-    found = settle(*random_starts(count, N, M, seed), law_of(densities, starts))
+    found = search(law_of(densities), M, starts, seed)
     won = best(found, starts)
-    won = settle(won.W, won.b, law_of(densities), nodes=512)
+    won = settle(won.W, won.b, law_of(densities), nodes=512)  # to the last digits
     share = (found.loss.view(-1, starts) <= 1.01 * won.loss[:, None]).double().mean(1)
     return won, share
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ... import rng
 from ...measures.geometry import interference, norms
 from .loops import minimize
+from .threads import one_thread
 
 SHARING = 0.2
 """Interference from which a feature counts as superposed."""
@@ -92,8 +93,9 @@ def routed(h: Float[Tensor, "i rows m"], blocks: int, active: int) -> Float[Tens
         return h
     parts = h.unflatten(-1, (blocks, -1))
     size = parts.detach().square().sum(-1)
-    least = size.topk(active, -1).values[..., -1:]
-    return (parts * (size >= least)[..., None]).flatten(-2)
+    # by place, not by size: among equals a threshold would let all pass, and training finds and uses such ties
+    used = torch.zeros_like(size).scatter_(-1, size.topk(active, -1).indices, 1.0)
+    return (parts * used[..., None]).flatten(-2)
 
 
 def outputs(
@@ -209,8 +211,9 @@ def best(
     )  # fmt: skip
     n = len(importance)
     batch, rows = Strata(n, density, 160 // n, 100, 60 * (n > 2)), Strata(n, density, 100, 12_000, 6_000 * (n > 2))
-    W, b = train(m, importance, wide, batch, steps=size.steps, seed=seed)
-    loss, activity = reconstruction(W, b, importance, wide, rows, 0)
+    with one_thread():
+        W, b = train(m, importance, wide, batch, steps=size.steps, seed=seed)
+        loss, activity = reconstruction(W, b, importance, wide, rows, 0)
     energy = (loss + wide.l1 * activity + wide.overlap * overlaps(W)).view(-1, size.starts)
     picked = (energy.argmin(1) + size.starts * torch.arange(len(energy))).tolist()
     parts = W.unflatten(-1, (wide.blocks if wide.active == 1 else 1, -1)).movedim(2, 1)  # [i, experts, n, units]

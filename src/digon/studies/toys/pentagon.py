@@ -3,8 +3,8 @@
 Four features have density p, the varied one has density p × (relative density). Two arrangements compete: all five in
 a deformed pentagon, or the other four in two digons and the varied one dropped.
 
-1. Branches: follow each arrangement over the relative density, starting every descent of the exact loss where the
-   previous one ended. The losses of the branches cross once; the crossing is found by bisection.
+1. Branches: descend the exact loss from each arrangement at many relative densities. The losses of the two branches
+   cross once.
 2. Experiment: at every relative density descend from many random starts and keep the network with the lowest exact
    loss; the crossing is where the best network changes its arrangement.
 3. One feature at a time: from thousands of random starts, does anything beat the regular pentagon in the sparse limit?
@@ -28,7 +28,7 @@ from ...worlds.closed import interference_error, own_error, variance
 from ...worlds.descent import minimize
 from ...worlds.features import Features, features
 from .base import Outcome, Say, StudyConfig, measured
-from .diagram import Settled, best, exact_two, random_starts, settle
+from .diagram import Settled, best, exact_two, random_starts, search, settle
 from .sketch import Role, line, points, series, still
 
 N, M = 5, 2
@@ -90,13 +90,6 @@ def digons_loss(law: Features) -> Float[Tensor, " i"]:
     return 2 * pair + law.importance.expand(len(one), N)[:, VARIED] * variance(law.density[:, VARIED])
 
 
-def search(law: Features, starts: int, seed: int) -> Settled:
-    """Minima from `starts` random starts for every instance of the law, in order of the instances."""
-    count = len(law.density)
-    density, importance = (v.expand(count, N).repeat_interleave(starts, 0) for v in (law.density, law.importance))
-    return settle(*random_starts(count * starts, N, M, seed), Features(density, importance))
-
-
 def intact(W: Float[Tensor, "i 5 2"]) -> Tensor:
     """Whether all five features are represented (norm above 0.5)."""
     return (norms(W) > 0.5).all(-1)
@@ -118,7 +111,7 @@ def upright(W: Float[Tensor, "n 2"], feature: int) -> Float[Tensor, "n 2"]:
 
 def measured_crossing(relatives: Float[Tensor, " r"], starts: int, seed: int) -> float:
     """Relative density at which the best of many random starts stops being a pentagon: midway between two neighbors."""
-    kept = intact(best(search(law_of(relatives, BASE), starts, seed), starts).W)
+    kept = intact(best(search(law_of(relatives, BASE), M, starts, seed), starts).W)
     first = int(kept.to(torch.int8).argmax())
     return float(relatives[max(first - 1, 0)] + relatives[first]) / 2
 
@@ -166,7 +159,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     note("times_sparser", [1 / c for c in found], "inverse of the crossing")
     exact |= {"crossing": at_base, "times_sparser": 1 / at_base}
     trials = np.array([0.1, 0.2, 0.5, 1.0, 2.0, 10.0] if smoke else TRIALS)
-    tried = search(law_of(torch.from_numpy(trials), BASE), starts, rng.derive(seed, "trials"))
+    tried = search(law_of(torch.from_numpy(trials), BASE), M, starts, rng.derive(seed, "trials"))
     _judge_experiment(note, trials, tried, starts)
     _judge_branches(note, exact, curves, at_base)
     if not smoke:
@@ -207,21 +200,12 @@ class Curves:
 
 
 def branches(grid: np.ndarray) -> Curves:
-    """Follow the pentagon from equal densities both ways until its varied feature falls out."""
-    sides = []
-    for part in (grid[grid < 0.999][::-1], grid[grid >= 0.999]):
-        W, b = pentagon_start()
-        for relative in part:
-            at = settle(W, b, law_of(torch.tensor([relative], dtype=torch.float64), BASE))
-            if not intact(at.W).all():
-                break
-            sides.append((relative, at))
-            W, b = at.W, at.b
-    sides.sort(key=lambda pair: pair[0])
-    W, b, loss = (torch.cat([getattr(at, name) for _, at in sides]) for name in ("W", "b", "loss"))
-    whole = Settled(W, b, loss)
-    digons = digons_loss(law_of(torch.from_numpy(grid), BASE)).numpy()
-    return Curves(np.array([r for r, _ in sides]), whole, grid, digons)
+    """Both arrangements at all relative densities; the pentagon where it does not lose its varied feature."""
+    law = law_of(torch.from_numpy(grid), BASE)
+    found = settle(*pentagon_start(len(grid)), law)
+    alive = intact(found.W)
+    pentagon = Settled(found.W[alive], found.b[alive], found.loss[alive])
+    return Curves(grid[alive.numpy()], pentagon, grid, digons_loss(law).numpy())
 
 
 Note = Callable[[str, float, str], None]

@@ -15,6 +15,7 @@ Source: Elhage et al. 2022, superposition as a phase change; theory panel: M. Wa
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from ... import rng
 from ...measures.geometry import cosines, norms
 from ...records import Figure, Frame, Measurement, Panel, Series
 from ...worlds.closed import onset_importance
-from ...worlds.features import features
+from ...worlds.features import Features, features
 from ...worlds.fit import FitConfig, fit
 from ...worlds.population import expected_loss
 from ...worlds.toys import Toy
@@ -33,15 +34,16 @@ from .diagram import (
     DEDICATED,
     SUPERPOSED,
     Diagram,
+    Settled,
     axes,
-    descend,
+    best,
     exact,
     exact_three,
     exact_two,
     fixed_edge,
     fixed_weights,
     last_feature,
-    random_starts,
+    search,
 )
 from .sketch import line, points
 
@@ -60,30 +62,26 @@ def problems(density: np.ndarray, importance: np.ndarray) -> tuple[Tensor, Tenso
     return torch.from_numpy(p.ravel()), torch.from_numpy(r.ravel())
 
 
-def pick(W: Tensor, loss: Tensor, starts: int) -> tuple[Tensor, Tensor]:
-    """The best of every `starts` neighbors: weights and loss."""
-    table = loss.view(-1, starts)
-    winner = table.argmin(1) + starts * torch.arange(len(table))
-    return W[winner], loss[winner]
+def law_of(p: Tensor, r: Tensor, n: int) -> Features:
+    """The law of n features of density p, the last of importance r, for every problem."""
+    importance = torch.ones(len(p), n, dtype=torch.float64)
+    importance[:, -1] = r
+    return features(n, p[:, None].expand(-1, n), importance)
 
 
 def from_random(p: Tensor, r: Tensor, n: int, m: int, starts: int, seed: int) -> tuple[Tensor, Tensor]:
     """Weights and losses of the best of `starts` descents of the exact loss from random weights, per problem."""
-    W, b = random_starts(len(p) * starts, n, m, seed)
-    x = torch.cat([W.flatten(1), b], 1)
-    x, loss = descend(x, p.repeat_interleave(starts), r.repeat_interleave(starts), n, m)
-    return pick(x[:, : n * m].view(-1, n, m), loss, starts)
+    found = best(search(law_of(p, r, n), m, starts, seed), starts)
+    return found.W, found.loss
 
 
-def sampled(p: Tensor, r: Tensor, n: int, m: int, starts: int, config: FitConfig) -> tuple[Tensor, Tensor]:
-    """Weights [problems × starts] and exact losses of networks trained on fresh samples."""
-    importance = torch.ones(len(p) * starts, n, dtype=torch.float64)
-    importance[:, -1] = r.repeat_interleave(starts)
-    law = features(n, p.repeat_interleave(starts)[:, None].expand(-1, n), importance)
-    toy = Toy(n, m, len(importance), seed=config.seed)
+def sampled(p: Tensor, r: Tensor, n: int, m: int, starts: int, config: FitConfig) -> Settled:
+    """Networks [problems × starts] trained on fresh samples, with their exact losses."""
+    law = law_of(p.repeat_interleave(starts), r.repeat_interleave(starts), n)
+    toy = Toy(n, m, len(law.density), seed=config.seed)
     fit(toy, law, config)
     W, b = toy.W.detach().double(), toy.b.detach().double()
-    return W, expected_loss(W, b, law)
+    return Settled(W, b, expected_loss(W, b, law))
 
 
 def picture(density: np.ndarray, importance: np.ndarray, W: Tensor, loss: Tensor) -> Diagram:
@@ -151,17 +149,18 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     for n, m in SIZES[:1] if smoke else SIZES:
         say(f"{n} features in {m} dimension(s): exact diagram and random starts")
         fine, coarse = (axes(9), axes(5)) if smoke else (axes(40), axes(12))
-        best = exact(*fine, n)
+        ideal = exact(*fine, n)
         starts = 4 if smoke else 10
         found = picture(*fine, *from_random(*problems(*fine), n, m, starts, rng.derive(seed, "phases", n)))
         say(f"{n} features in {m} dimension(s): training on samples")
-        recipe = FitConfig(**{**recipe.__dict__, "seed": rng.derive(seed, "sampled", n)})
-        W, loss = sampled(*problems(*coarse), n, m, starts, recipe)
-        drawn = picture(*coarse, *pick(W, loss, starts))
-        _judge_diagrams(note, n, best, found, drawn, exact(*coarse, n))
+        recipe = replace(recipe, seed=rng.derive(seed, "sampled", n))
+        trained = sampled(*problems(*coarse), n, m, starts, recipe)
+        won = best(trained, starts)
+        drawn = picture(*coarse, won.W, won.loss)
+        _judge_diagrams(note, n, ideal, found, drawn, exact(*coarse, n))
         if not smoke:
-            _judge_average(note, n, W, loss, starts)
-        figures.append(_diagrams(n, best, found, drawn))
+            _judge_average(note, n, trained, starts)
+        figures.append(_diagrams(n, ideal, found, drawn))
     say("cuts along the density")
     figures.append(_cuts(note, expected, smoke, seed))
     if not smoke:
@@ -169,19 +168,19 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     return Outcome(values, expected, tuple(figures))
 
 
-def _judge_diagrams(note: Note, n: int, best: Diagram, found: Diagram, drawn: Diagram, coarse: Diagram) -> None:
-    fixed = fixed_weights(best.density, best.importance, n)
+def _judge_diagrams(note: Note, n: int, ideal: Diagram, found: Diagram, drawn: Diagram, coarse: Diagram) -> None:
+    fixed = fixed_weights(ideal.density, ideal.importance, n)
     note(
         f"reached_{n}",
-        float((found.loss <= 1.02 * best.loss).mean()),
+        float((found.loss <= 1.02 * ideal.loss).mean()),
         "share of pixels within 2 % of the exact minimum",
     )
     note(
         f"beaten_{n}",
-        float((best.loss / found.loss - 1).max()),
+        float((ideal.loss / found.loss - 1).max()),
         "largest gain of a random start over the exact minimum",
     )
-    note(f"same_{n}", agreement(found, best), "share of pixels in the exact phase, away from boundaries")
+    note(f"same_{n}", agreement(found, ideal), "share of pixels in the exact phase, away from boundaries")
     note(f"fixed_{n}", agreement(found, fixed), "share of pixels in the phase of fixed weights, away from boundaries")
     note(f"sampled_reached_{n}", float((drawn.loss <= 1.02 * coarse.loss).mean()), "the same for training on samples")
     note(f"sampled_same_{n}", float((drawn.phase == coarse.phase).mean()), "share of pixels, trained on samples")
@@ -196,7 +195,7 @@ def _judge_diagrams(note: Note, n: int, best: Diagram, found: Diagram, drawn: Di
         "largest distance to the formula, in pixels",
     )
     if n == 3:
-        p, r = np.meshgrid(best.density, best.importance, indexing="ij")
+        p, r = np.meshgrid(ideal.density, ideal.importance, indexing="ij")
         other = (r > 1.2) & (p < 0.5)
         note(
             "others_pair",
@@ -205,10 +204,10 @@ def _judge_diagrams(note: Note, n: int, best: Diagram, found: Diagram, drawn: Di
         )
 
 
-def _judge_average(note: Note, n: int, W: Tensor, loss: Tensor, starts: int) -> None:
+def _judge_average(note: Note, n: int, trained: Settled, starts: int) -> None:
     """What "average nine of ten" does: the mean norm of all but the worst network against the best network's."""
-    norm, _ = last_feature(W)
-    table, losses = norm.reshape(-1, starts), loss.view(-1, starts).numpy()
+    norm, _ = last_feature(trained.W)
+    table, losses = norm.reshape(-1, starts), trained.loss.view(-1, starts).numpy()
     rows = np.arange(len(table))
     kept = table.sum(1) - table[rows, losses.argmax(1)]
     apart = np.abs(kept / (starts - 1) - table[rows, losses.argmin(1)]) > 0.1
@@ -285,16 +284,16 @@ def _cut_figure(cuts: dict[float, Cut]) -> Figure:
     )  # fmt: skip
 
 
-def _diagrams(n: int, best: Diagram, found: Diagram, drawn: Diagram) -> Figure:
-    fixed = fixed_weights(best.density, best.importance, n)
-    edge = fixed_edge(best.importance, n)
-    lines: tuple[Series, ...] = (line("edge of fixed weights", best.importance, edge, "guide"),)
+def _diagrams(n: int, ideal: Diagram, found: Diagram, drawn: Diagram) -> Figure:
+    fixed = fixed_weights(ideal.density, ideal.importance, n)
+    edge = fixed_edge(ideal.importance, n)
+    lines: tuple[Series, ...] = (line("edge of fixed weights", ideal.importance, edge, "guide"),)
     if n == 2:
         r = np.linspace(0.58, 0.98, 21)
         lines += (line("continuous onset", r, [onset(v) for v in r], "theory"),)
     shown = (
         ("fixed weights", fixed),
-        ("exact minimum", best),
+        ("exact minimum", ideal),
         ("best of random starts", found),
         ("trained on samples", drawn),
     )

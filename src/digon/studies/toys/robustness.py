@@ -166,9 +166,6 @@ def _quantities(found: list[Attacked], note: _Notes) -> dict[str, float]:
         tag = f"p{a.density:g}".replace("0.", "0_")
         note(f"vulnerability_{tag}", a.vulnerability, "analytic attack of length 0.1 E‖x‖, mean over rows; seeds")
         note(f"per_dimension_{tag}", a.per_dimension, "‖W‖²_F / m; seeds")
-        note(
-            f"anywhere_{tag}", a.anywhere, "the same, also along the tiny vectors of features that are not represented"
-        )
         if a.density in (1.0, *THEORY):
             exact[f"vulnerability_{tag}"], exact[f"per_dimension_{tag}"] = a.expected, a.expected_per_dimension
     seeds = range(len(found[0].vulnerability))

@@ -8,8 +8,11 @@ visited with its exact probability, and within a set the values run over a Sobol
     L = Σ_K  p^|K| (1 − p)^(n − |K|) · mean over points of Σ_j I_j (x_j − x'_j)².
 
 Every network is the best of many starts of batched BFGS on that loss; untied starts include the tied optimum, so that
-untying can only help. Three numbers say what the gain is made of: the loss when only the reading lengths are free
-(W_i = s_i V_i), the cosine between a feature's two directions, and how far the whole map V Wᵀ is from symmetric.
+untying can only help. What the gain is made of: not of lengths (W_i = s_i V_i gains next to nothing) but of *rank*. Let
+V_i shrink and W_i grow from feature to feature: then feature i cannot disturb the outputs of those before it, and
+shuts out those behind it, which costs nothing while features come alone. Two dimensions hold any number of ranked
+features one at a time (`ranked`), so the untied loss falls as p², the tied one as p. The best ranks are infinitely far
+apart; minimization stops where more distance no longer pays.
 
 Source: a public replication of Elhage et al. 2022 that reports about 40 % less error at n=5, m=2, sparsity 0.9; the
 decomposition is ours.
@@ -30,7 +33,7 @@ from ...errors import ConfigError
 from ...records import Figure, Frame, Measurement, Panel
 from ...worlds.descent import minimize
 from .base import Outcome, Say, StudyConfig, measured
-from .sketch import line, points, series
+from .sketch import grid, line, log_slope, points, series
 
 N, M = 5, 2
 SPARSITY = 0.9
@@ -133,17 +136,32 @@ def widened(flat: Float[Tensor, "s d"], kind: Kind, n: int) -> Float[Tensor, "s 
     return torch.cat([V, V.new_ones(len(V), n) if kind == "scaled" else V, b], 1)
 
 
-def asymmetry(pair: Pair, least: float = 0.3) -> tuple[float, float]:
-    """Mean cosine between V_i and W_i over embedded features, and ‖G − Gᵀ‖/‖G + Gᵀ‖ of the whole map G = V Wᵀ.
+def inhibition(pair: Pair) -> float:
+    """How strongly one feature pushes down another's output at most: log₁₀ of −min of V Wᵀ off the diagonal."""
+    G = pair.V @ pair.W.mT
+    return math.log10(max(-float((G - torch.diag(G.diagonal())).min()), 1e-12))
 
-    Directions are balanced first; G needs no such choice. Range: [−1, 1] and [0, 1], NaN if nothing is embedded.
+
+def ranked(n: int, factor: float) -> Pair:
+    """n features in two dimensions, each of which shuts out all later ones but its successor, without biases.
+
+    V_i turns by π/n from feature to feature and shrinks by `factor`; W_i is orthogonal to V_{i−1} and grows by it. Then
+    W_i · V_i = 1, W_j · V_i ≤ 0 for j > i, and W_j · V_i ≤ factor^{j − i} / sin(π/n) for j < i: alone, every feature
+    passes. Source: own.
     """
-    V, W = balanced(pair.V, pair.W)
-    G, inner = V @ W.mT, (V * W).sum(1)
-    cosine = inner / (V.norm(dim=1) * W.norm(dim=1)).clamp_min(1e-12)
-    kept = inner > least
-    skew = float((G - G.mT).norm() / (G + G.mT).norm().clamp_min(1e-12))
-    return (float(cosine[kept].mean()) if kept.any() else math.nan), skew
+    rank = torch.arange(n, dtype=torch.float64)
+    turn, size = math.pi / n, factor**-rank
+    V = torch.stack([(rank * turn).cos(), (rank * turn).sin()], 1) * size[:, None]
+    before = (rank - 1) * turn
+    W = torch.stack([-before.sin(), before.cos()], 1) / (math.sin(turn) * size)[:, None]
+    W[0] = V[0]
+    return Pair(V, W, torch.zeros(n, dtype=torch.float64))
+
+
+def single_loss(pair: Pair) -> float:
+    """Loss of one feature at a time without biases, as a share of doing nothing. Range: ≥ 0."""
+    G = pair.V @ pair.W.mT
+    return float((G.relu() - torch.eye(len(G), dtype=G.dtype)).square().sum(1).mean())
 
 
 def balanced(V: Float[Tensor, "n m"], W: Float[Tensor, "n m"]) -> tuple[Tensor, Tensor]:
@@ -166,7 +184,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
         runs = [_compare(1 - SPARSITY, importance, starts, config.seed + s) for s in range(seeds)]
         tag = "" if name == "equal" else f"_{name}"
         method = f"n=5, m=2, density 0.1, {name} importance, best of {starts} starts"
-        for key in ("ratio", "scaled_ratio", "cosine", "skew"):
+        for key in ("ratio", "scaled_ratio", "inhibition", "tied_inhibition"):
             samples = [r[key] for r in runs]
             values[key + tag] = measured(key + tag, samples, method=method, seed=config.seed)
     densities = (1.0, 0.3, 0.1, 0.01) if config.smoke else DENSITIES
@@ -176,8 +194,17 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     values["worst_ratio"] = measured("worst_ratio", float(ratios.max()), method="largest loss ratio over densities")
     values["dense_ratio"] = measured("dense_ratio", float(ratios[0]), method="density 1")
     values["sparse_ratio"] = measured("sparse_ratio", float(ratios[-1]), method=f"density {densities[-1]:g}")
+    values["ranked_single"] = measured(
+        "ranked_single", single_loss(ranked(12, 1000.0)), method="12 ranked features in 2-D"
+    )
+    sparse = [k for k, p in enumerate(densities) if p <= 0.05]
+    if len(sparse) > 1:
+        slopes = [
+            log_slope([densities[k] for k in sparse], [table[k][kind] for k in sparse]) for kind in ("untied", "tied")
+        ]
+        values["exponent_gap"] = measured("exponent_gap", slopes[0] - slopes[1], method="densities 0.01 to 0.05")
     figures += [_curve(densities, table), _geometry(densities, table)]
-    return Outcome(values, {"dense_ratio": 1.0}, tuple(figures))
+    return Outcome(values, {"exponent_gap": 1.0}, tuple(figures))
 
 
 def _importances() -> dict[str, Float[Tensor, " n"]]:
@@ -192,10 +219,9 @@ def _compare(density: float, importance: Float[Tensor, " n"], starts: int, seed:
     tied, one, flat = best("tied", density, importance, starts, seed)
     scaled = best("scaled", density, importance, starts, seed, also=widened(flat, "scaled", n))[0]
     free, two, _ = best("untied", density, importance, starts, seed, also=widened(flat, "untied", n))
-    cosine, skew = asymmetry(two)
     return {
         "tied": tied, "scaled": scaled, "untied": free, "ratio": free / tied, "scaled_ratio": scaled / tied,
-        "cosine": cosine, "skew": skew, "pairs": (one, two),
+        "inhibition": inhibition(two), "tied_inhibition": inhibition(one), "pairs": (one, two),
     }  # fmt: skip
 
 
@@ -217,18 +243,27 @@ def _curve(densities: tuple[float, ...], table: list[dict]) -> Figure:
 
 
 def _geometry(densities: tuple[float, ...], table: list[dict]) -> Figure:
-    frames = []
+    frames, at = [], np.arange(N) + 1.0
     for density, row in zip(densities, table, strict=True):
-        tied, free = row["pairs"]
-        V, W = balanced(free.V, free.W)
-        panels = [
-            Panel(title, "", "", tuple(series("arrows", label, D[:, 0], D[:, 1]) for label, D in drawn), square=True)
-            for title, drawn in (("tied", [("embed = read", tied.V)]), ("untied", [("embed", V), ("read", W)]))
-        ]
+        panels = []
+        for title, pair in zip(("tied", "untied"), row["pairs"], strict=True):
+            V, W = balanced(pair.V, pair.W)
+            order = V.norm(dim=1).argsort(descending=True)
+            G = (pair.V @ pair.W.mT)[order][:, order]
+            unit = [
+                torch.nn.functional.normalize(D, dim=1) * D.norm(dim=1, keepdim=True).clamp(0.3, 1.5) for D in (V, W)
+            ]
+            arrows = [series("arrows", f"{label}, lengths clipped", D[:, 0], D[:, 1])
+                      for label, D in zip(("embeds", "reads"), unit[: 1 if title == "tied" else 2], strict=False)]  # fmt: skip
+            panels.append(Panel(f"{title}: directions", "", "", tuple(arrows), square=True))
+            signed = G.sign() * G.abs().log1p()
+            panels.append(Panel(f"{title}: from feature to output", "output, by rank", "feature, by rank",
+                                grid=grid(at, at, signed, diverging=True), square=True, color_label="± log(1 + |G|)"))  # fmt: skip
         frames.append(Frame(f"{density:g}", tuple(panels)))
     return Figure(
-        "F16-directions", "Directions that embed and directions that read", SOURCE,
-        "In the untied network both sides hold the same polygon; the directions of a feature agree more or less.",
+        "F16-directions", "Polygon against ranks", SOURCE,
+        "Tied features sit on a polygon and disturb each other both ways. Untied ones are ranked: strong inhibition in one "
+        "direction, almost nothing in the other.",
         "Untied directions are known up to an invertible map; the pair with equal second moments on both sides is drawn.",
         tuple(frames), "density", columns=2,
     )  # fmt: skip
