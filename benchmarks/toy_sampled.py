@@ -2,6 +2,8 @@
 
 Same networks, same law of features, batch 1,024, Adam, the same cores. Both take turns, so that other load on the
 machine hits both; the loop gets what is faster, one thread or all of them. The ratio is the median over rounds.
+Threads wait for cores that others use, one thread hardly does: on a busy machine look at the ratio of processor times
+too (times the cores, it is what an idle machine would give the loop's one thread against all of ours).
 From the same starts both then train the same number of steps, and their exact losses are compared. Adam's noise makes
 them differ a little: z is the mean difference in standard errors over the instances.
 
@@ -88,8 +90,18 @@ def seconds(task: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def race(size: Size, density: float, rounds: int) -> tuple[list[float], list[float], int]:
-    """Seconds per step of the loop and of sampled training in every round, and the threads of the loop."""
+Times = list[tuple[float, float]]
+"""Seconds by the clock and of the processors."""
+
+
+def both(task: Callable[[], object], steps: int) -> tuple[float, float]:
+    begin = time.process_time()
+    clock = seconds(task)
+    return clock / steps, (time.process_time() - begin) / steps
+
+
+def race(size: Size, density: float, rounds: int) -> tuple[Times, Times, int]:
+    """Times per step of the loop and of sampled training in every round, and the threads of the loop."""
     cores = torch.get_num_threads()
     _, _, loop, run = start(size, density)
     run.advance(10)
@@ -97,15 +109,15 @@ def race(size: Size, density: float, rounds: int) -> tuple[list[float], list[flo
     for threads in {1, cores}:
         torch.set_num_threads(threads)
         loop(1)
-        tried[threads] = seconds(lambda: loop(size.slow_steps))
+        tried[threads] = seconds(lambda: loop(1 + size.slow_steps // 10))
     threads = min(tried, key=lambda k: tried[k])
-    slow, fast = list[float](), list[float]()
+    slow, fast = Times(), Times()
     for _ in range(rounds):
         torch.set_num_threads(threads)
-        slow.append(seconds(lambda: loop(size.slow_steps)) / size.slow_steps)
+        slow.append(both(lambda: loop(size.slow_steps), size.slow_steps))
         torch.set_num_threads(cores)
         end = run.step + size.steps
-        fast.append(seconds(lambda end=end: run.advance(end)) / size.steps)
+        fast.append(both(lambda end=end: run.advance(end), size.steps))
     return slow, fast, threads
 
 
@@ -180,7 +192,7 @@ def main() -> None:
     print(f"{cores} threads; load {os.getloadavg()[0]:.1f} before; compiling or loading took {compiling:.1f} s")
     print(limits())
     print(
-        f"{'n, m, instances':<16} {'density':>7} {'loop ms':>9} {'digon ms':>9} {'GFLOP/s':>8} {'ratio':>7}  range, floor",
+        f"{'n, m, instances':<16} {'density':>7} {'loop ms':>9} {'digon ms':>9} {'GFLOP/s':>8} {'cpu ratio':>9} {'ratio':>7}  range, floor; loop's threads",
         end="",
     )
     print("" if args.quick else "; exact loss of loop, of digon, ratio, z (steps)")
@@ -189,12 +201,13 @@ def main() -> None:
             continue
         for density in densities:
             slow, fast, threads = race(size, density, rounds)
-            ratios = sorted(s / f for s, f in zip(slow, fast, strict=True))
-            work = 10 * BATCH * size.n * size.m * size.instances / statistics.median(fast) / 1e9
-            name = f"{size.n}, {size.m}, {size.instances}"
+            ratios = [sorted(s[k] / f[k] for s, f in zip(slow, fast, strict=True)) for k in (0, 1)]
+            ours = statistics.median(f[0] for f in fast)
+            work = 10 * BATCH * size.n * size.m * size.instances / ours / 1e9
             print(
-                f"{name:<16} {density:>7} {1e3 * statistics.median(slow):>9.3f} {1e3 * statistics.median(fast):>9.4f} {work:>8.0f}"
-                f" {statistics.median(ratios):>7.1f}  {ratios[0]:.1f} to {ratios[-1]:.1f}, {size.floor:.0f}; loop on {threads}",
+                f"{f'{size.n}, {size.m}, {size.instances}':<16} {density:>7} {1e3 * statistics.median(s[0] for s in slow):>9.3f}"
+                f" {1e3 * ours:>9.4f} {work:>8.0f} {statistics.median(ratios[1]):>9.1f} {statistics.median(ratios[0]):>7.1f}"
+                f"  {ratios[0][0]:.1f} to {ratios[0][-1]:.1f}, {size.floor:.0f}; {threads}",
                 end="", flush=True,
             )  # fmt: skip
             print("" if args.quick else f"; {compare(size, density)}", flush=True)

@@ -27,7 +27,7 @@ def test_matches_samples():
     law = features(4, [0.9, 0.5, 0.2, 0.7], [1.0, 0.5, 2.0, 1.0])
     x = law.sample(400_000, g)[0].double()
     each = (law.importance * (x - torch.relu(x @ W[0] @ W[0].mT + b[0])).square()).sum(-1)
-    exact = small_loss(W, b, law.density, law.importance).item()
+    exact = small_loss(W, b, law.density, law.importance, engine="torch").item()
     assert abs(each.mean().item() - exact) < 3 * each.std().item() / len(each) ** 0.5
 
 
@@ -73,7 +73,7 @@ def test_least_losses_of_two_features():
         return small_loss(rows[:, :2, None], rows[:, 2:], density, importance[which])
 
     _, loss = minimize(objective, x)
-    torch.testing.assert_close(loss.view(len(want), -1).min(1).values, want, rtol=0, atol=1e-6)
+    torch.testing.assert_close(loss.view(len(want), -1).min(1).values, want, rtol=0, atol=3e-6)
 
 
 def test_onset_of_the_second_feature():

@@ -59,7 +59,9 @@ def test_closed_forms_and_integral_are_the_same_function(n):
         W, b = g.normal(size=(n, 2)), 0.3 * g.normal(size=n)
         law = features(n, torch.tensor(g.uniform(0.05, 1, n)), torch.tensor(g.uniform(0.5, 2, n)))
         closed, integral = (loss_and_gradient(law, W, b, few=few) for few in (True, False))
-        exact = small_loss(torch.tensor(W)[None], torch.tensor(b)[None], law.density, law.importance).item()
+        exact = small_loss(
+            torch.tensor(W)[None], torch.tensor(b)[None], law.density, law.importance, engine="torch"
+        ).item()
         assert closed[0] == pytest.approx(exact, rel=1e-12)
         assert integral[0] == pytest.approx(exact, rel=1e-8)
         np.testing.assert_allclose(integral[1], closed[1], atol=1e-7)
@@ -71,7 +73,8 @@ def test_degenerate_rows():
         for b in (np.zeros(3), np.array([-2.0, 0.5, 1e-12]), np.array([0.15, -0.5, 0.25])):
             closed, integral = (loss_and_gradient(law, W, b, few=few) for few in (True, False))
             assert integral[0] == pytest.approx(closed[0], abs=1e-9)
-            np.testing.assert_allclose(integral[1], closed[1], atol=1e-6)
+            # Where an inner product or a bias is exactly 0, the gradient converges with the nodes, not with their square.
+            np.testing.assert_allclose(integral[1], closed[1], atol=4 / 1024)
 
 
 def test_rare_events_of_sets():
@@ -120,6 +123,6 @@ def test_many_parameters_at_once():
     b = torch.zeros(5, 4, dtype=torch.float64)
     law = features(4, torch.rand(5, 4, generator=g) * 0.9 + 0.1)
     got, slopes = losses([W, b], law, linear=False, nodes=None)
-    torch.testing.assert_close(got, small_loss(W, b, law.density, law.importance), rtol=1e-8, atol=0)
+    torch.testing.assert_close(got, small_loss(W, b, law.density, law.importance, engine="torch"), rtol=1e-8, atol=0)
     assert [s.shape for s in slopes] == [W.shape, b.shape]
     assert math.isfinite(got.sum().item())

@@ -151,6 +151,13 @@ def test_any_size_and_slices(n, m):
     assert (run.plan.slices > 1) == (n >= 33)
 
 
+@pytest.mark.parametrize("density", [0.1, 0.01])
+def test_large_batches_have_few_slices_of_several_blocks(density):
+    run = assert_same_steps(Toy(130, 20, seed=1), features(130, density), recipe(batch=30_000), steps=2)
+    assert run.plan.slices == 16
+    assert run.plan.rows > 16 * run.plan.tiles
+
+
 @pytest.mark.parametrize(
     "network", [{}, {"hidden": "relu"}, {"tied": False}, {"hidden": "relu", "output": "linear", "tied": False}]
 )

@@ -1,12 +1,14 @@
 """Sampled training behind `fit`: agreement with torch in distribution, checkpoints, what goes to torch."""
 
+import numpy as np
 import pytest
 import torch
 
 from digon.errors import ConfigError
 from digon.worlds.features import features
-from digon.worlds.fit import FitConfig, fit
+from digon.worlds.fit import FitConfig, fit, sampled_loss
 from digon.worlds.population import expected_loss
+from digon.worlds.recipe import Recipe, learning_rates
 from digon.worlds.toys import Toy
 
 
@@ -79,6 +81,8 @@ def test_checkpoints_of_other_trainings_are_refused():
     point = fit(Toy(5, 2), law, config, until=10).checkpoint
     with pytest.raises(ConfigError, match="another training"):
         fit(Toy(5, 2), law, FitConfig(steps=31, batch=128), resume=point)
+    with pytest.raises(ConfigError, match="another training"):
+        fit(Toy(5, 2), features(5, 0.41), config, resume=point)
     with pytest.raises(ConfigError, match="compiled engine"):
         fit(Toy(5, 2), law, config, resume=point, penalty=nothing)
     with pytest.raises(ConfigError, match="until"):
@@ -99,3 +103,59 @@ def test_the_reference_takes_a_device():
     done = fit(Toy(5, 2), features(5, 0.4), config, snapshots=[0, 5])
     assert done.engine == "torch"
     assert done.loss.isfinite().all()
+
+
+def test_final_loss_is_exact_where_that_is_known():
+    law, config = features(5, 0.4), FitConfig(steps=3, batch=32)
+    for toy in (Toy(5, 2, 2), Toy(5, 2, 2, output="linear"), Toy(5, 2, 2, tied=False)):
+        done = fit(toy, law, config).loss
+        torch.testing.assert_close(done, sampled_loss(toy, law, 400_000, 1), rtol=0.02, atol=0)
+        assert not torch.equal(done, sampled_loss(toy, law, 160_000, config.seed))
+    toy = Toy(5, 2, 2, hidden="relu")
+    assert torch.equal(fit(toy, law, config).loss, sampled_loss(toy, law, 160_000, config.seed))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"batch": 0}, "batch"),
+        ({"steps": -1}, "steps"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"leak": -0.1}, "leak"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_any_work(wrong, word):
+    toy = Toy(5, 2)
+    before = toy.W.detach().clone()
+    with pytest.raises(ConfigError, match=word):
+        fit(toy, features(5, 0.4), FitConfig(**{"init_scale": 2.0} | wrong))
+    assert torch.equal(toy.W, before)
+
+
+@pytest.mark.parametrize("penalty", [None, nothing])
+def test_a_law_of_other_features_or_instances_is_refused(penalty):
+    with pytest.raises(ConfigError, match="4 features"):
+        fit(Toy(5, 2), features(4, 0.4), penalty=penalty)
+    with pytest.raises(ConfigError, match="density"):
+        fit(Toy(5, 2, 3), features(5, torch.full((2, 5), 0.4)), penalty=penalty)
+    with pytest.raises(ConfigError, match="importance"):
+        fit(Toy(5, 2, 3), features(5, 0.4, torch.ones(2, 5)), penalty=penalty)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match="lion"):
+        Recipe(8, np.ones(2), np.zeros(3), "lion")
+    with pytest.raises(ConfigError, match="linear"):
+        learning_rates(5, 0.1, "linear")
+
+
+def test_rates_are_those_of_torch():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    rates = []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(learning_rates(50, 0.3, "cosine"), rates, rtol=1e-12, atol=1e-12)

@@ -11,7 +11,9 @@ This module imports numba; import it lazily.
 """
 
 import math
-from typing import NamedTuple
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from .exact_law import Law, rare, scratch
 
 SUFFICIENT = 1e-4
 """Share of the predicted decrease that a step must reach."""
+NOISE = 1e-8
+"""Relative error of the loss at few nodes that no step should fail for."""
 TRIALS = 12
 TINY = 1e-300
 MOST = 16384
@@ -141,6 +145,7 @@ def _remember(stored, oldest, memory):
 def descend(theta, task, law, steps, tolerance, memory, work):
     """L-BFGS from `theta`, in place; returns the loss and the evaluations."""
     gradient, step, trial, after = memory.line[0], memory.line[1], memory.line[2], memory.line[3]
+    work.period[:] = TINY  # the first evaluation sets it, with some room
     value = evaluate(theta, task, law, memory.nodes, (0.0, 0), work, gradient)
     stored, oldest, idle, calls = 0, 0, 0, 1
     room, width = len(memory.curvature), len(theta)
@@ -160,7 +165,7 @@ def descend(theta, task, law, steps, tolerance, memory, work):
                 trial[i] = theta[i] + length * step[i]
             found = evaluate(trial, task, law, memory.nodes, (0.0, 0), work, after)
             calls += 1
-            if found <= value + SUFFICIENT * length * slope:
+            if found <= value + SUFFICIENT * length * slope + NOISE * abs(value):
                 lower = True
                 break
             curve = found - value - length * slope
@@ -180,43 +185,61 @@ def descend(theta, task, law, steps, tolerance, memory, work):
         stored, oldest = _remember(stored, oldest, memory)
         if idle >= 3:
             break
+    work.period[:] = 0.0
     return value, calls
 
 
-@compiled
-def minimize(theta, task, tables, plan, span, out):
-    """Minimize networks span[0] … span[1] of `theta` in place.
+def sources() -> int:
+    """Checksum of the compiled modules: numba's cache looks at the file of the outermost function alone."""
+    here, total = Path(__file__).parent, 0
+    for name in ("eights", "few_kernel", "exact_law", "exact_kernel", "descent_kernel"):
+        total = zlib.crc32((here / f"{name}.py").read_bytes(), total)
+    return total
 
-    `tables`: density and importance, [1 or instances, n]. `out` is filled: loss, gradient, evaluations.
-    """
-    width, n = theta.shape[1], task.n
-    memory = Memory(
-        np.empty((plan.memory, width)), np.empty((plan.memory, width)), np.empty(plan.memory), np.empty(plan.memory),
-        np.empty((5, width)), np.empty(n, np.int64),
-    )  # fmt: skip
-    work, stages = scratch(n), 1 if task.few or task.linear else 2
-    density, importance = tables
-    losses, slopes, calls = out
-    for i in range(span[0], span[1]):
-        p = density[min(i, len(density) - 1)]
-        law = Law(p, importance[min(i, len(importance) - 1)], rare(p, task, work.one))
-        memory.nodes[:] = plan.coarse
-        _warm(theta[i], task, law, plan, memory, work)
-        calls[i], value, floor = plan.warm, 0.0, 0.0
-        for j in range(n):
-            floor += FLOOR * law.importance[j] * p[j] * task.square
-        for stage in range(stages):
-            value = evaluate(theta[i], task, law, memory.nodes, (0.0, 0), work, slopes[i])
-            if plan.steps == 0:
-                break
-            if stage == 1:
-                limits = (1e-6 * (value + floor) / math.sqrt(n), plan.most)
-                evaluate(theta[i], task, law, memory.nodes, limits, work, slopes[i])
-            tolerance = plan.tolerance * (1 if stage == stages - 1 else 100)
-            value, used = descend(theta[i], task, law, plan.steps, tolerance, memory, work)
-            calls[i] += used
-        if stages > 1 and plan.judge > 0:
-            memory.nodes[:] = np.maximum(memory.nodes // 2, 64)
-            limits = (plan.judge * (abs(value) + floor) / math.sqrt(n), MOST)
-            value = evaluate(theta[i], task, law, memory.nodes, limits, work, slopes[i])
-        losses[i] = value
+
+def _compile(version: int) -> Any:
+    """The outermost function; `version` becomes a part of its key in numba's cache."""
+
+    @compiled
+    def minimize(theta, task, tables, plan, span, out):
+        """Minimize networks span[0] … span[1] of `theta` in place.
+
+        `tables`: density and importance, [1 or instances, n]. `out` is filled: loss, gradient, evaluations.
+        """
+        assert version >= 0
+        width, n = theta.shape[1], task.n
+        memory = Memory(
+            np.empty((plan.memory, width)), np.empty((plan.memory, width)), np.empty(plan.memory), np.empty(plan.memory),
+            np.empty((5, width)), np.empty(n, np.int64),
+        )  # fmt: skip
+        work, stages = scratch(n), 1 if task.few or task.linear else 2
+        density, importance = tables
+        losses, slopes, calls = out
+        for i in range(span[0], span[1]):
+            p = density[min(i, len(density) - 1)]
+            law = Law(p, importance[min(i, len(importance) - 1)], rare(p, task, work.one))
+            memory.nodes[:] = plan.coarse
+            _warm(theta[i], task, law, plan, memory, work)
+            calls[i], value, floor = plan.warm, 0.0, 0.0
+            for j in range(n):
+                floor += FLOOR * law.importance[j] * p[j] * task.square
+            for stage in range(stages):
+                value = evaluate(theta[i], task, law, memory.nodes, (0.0, 0), work, slopes[i])
+                if plan.steps == 0:
+                    break
+                if stage == 1:
+                    limits = (1e-6 * (value + floor) / math.sqrt(n), plan.most)
+                    evaluate(theta[i], task, law, memory.nodes, limits, work, slopes[i])
+                tolerance = plan.tolerance * (1 if stage == stages - 1 else 100)
+                value, used = descend(theta[i], task, law, plan.steps, tolerance, memory, work)
+                calls[i] += used
+            if stages > 1 and plan.judge > 0:
+                memory.nodes[:] = np.maximum(memory.nodes // 2, 64)
+                limits = (plan.judge * (abs(value) + floor) / math.sqrt(n), MOST)
+                value = evaluate(theta[i], task, law, memory.nodes, limits, work, slopes[i])
+            losses[i] = value
+
+    return minimize
+
+
+minimize = _compile(sources())

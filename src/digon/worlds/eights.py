@@ -130,7 +130,7 @@ def load(typing, array, index):
     """Number `index` of an array of eights, stored as 16 float64 each."""
 
     def code(context, builder, signature, values):
-        halves = (builder.load(_address(context, builder, array, *values, h), align=8) for h in (0, 1))
+        halves = (builder.load(_address(context, builder, array, values[0], values[1], h), align=8) for h in (0, 1))
         return _pair(builder, *halves)
 
     return eight(array, types.intp), code

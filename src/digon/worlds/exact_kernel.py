@@ -196,14 +196,19 @@ def row(a, b, j, task, law, nodes, work, grad):
         return value, slope, count
     period, high, low, level, spread = span(a, b, p, task, work.part)
     target, mean, first, second = p[j] * task.square, p[j] * task.mean, task.mean, task.square
+    spare = count if nodes[1] <= 0 else max(count, nodes[2] // 4)  # if this row needs nodes one day, it needs many
     if high <= 0 and not task.linear:
         grad[:] = 0.0
-        return target, 0.0, count
+        return target, 0.0, spare
     if low >= 0 or task.linear:
         for k in range(task.n):
             grad[k] = 2 * (b * p[k] * first + pull(k, a, p, task, level) - second_moment(j, k, p, task))
         pulled = b * mean + pull(j, a, p, task, level)
-        return target - 2 * pulled + b * b + 2 * b * level + spread, 2 * (b + level - mean), count
+        return target - 2 * pulled + b * b + 2 * b * level + spread, 2 * (b + level - mean), spare
+    if work.period[j] > 0:
+        if period > work.period[j]:
+            work.period[j] = 1.25 * period
+        period = work.period[j]
     # Copies of z at distance 2T are whole polynomials of what is left once the rare events are out.
     linear, flat = 2 * ALIAS1 * period, ALIAS2 * period * period
     share, rising, square = 1 - none, b + level - none * b, b * b + 2 * b * level + spread - none * b * b

@@ -69,6 +69,8 @@ class Work(NamedTuple):
     """[4, n]: greatest, least, mean and variance of what every group adds to z."""
     line: np.ndarray
     """Period, and least and greatest |s| of eight nodes."""
+    period: np.ndarray
+    """Period of every row; 0 takes what the weights need. A descent holds it, lest its gradient miss a part."""
     one: np.ndarray
     """P(only feature i active) where that event is done in closed form."""
     gram: np.ndarray
@@ -82,7 +84,7 @@ def scratch(n):
     wide = 2 * WIDTH
     return Work(
         np.empty((n + 1) * wide), np.empty(n * wide), np.empty(n * wide), np.empty(n * wide), np.empty(n * wide),
-        np.empty((n + 1, 2)), np.empty((4, max(n, 5))), np.empty(3), np.empty(n), np.empty((n, n)), np.empty(n),
+        np.empty((n + 1, 2)), np.empty((4, max(n, 5))), np.empty(3), np.zeros(n), np.empty(n), np.empty((n, n)), np.empty(n),
     )  # fmt: skip
 
 

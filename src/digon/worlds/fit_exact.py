@@ -92,6 +92,10 @@ def _by_torch(toy: Toy, law: Features, start: Tensor, steps: int) -> tuple[Tenso
         V = None if toy.tied else rows[:, n * m : 2 * n * m].reshape(-1, n, m)
         b = rows[:, -n:] if toy.b.requires_grad else biases[which]
         part = Features(of(law.density, which), of(law.importance, which), law.values, law.sets)
-        return expected_loss(W, b, part, V=V, output=toy.output, engine="torch")  # type: ignore[arg-type]
+        return expected_loss(W, b, part, V=V, output=toy.output, nodes=nodes, engine="torch")  # type: ignore[arg-type]
 
-    return minimize(objective, start, iterations=min(steps, 500), tolerance=TOLERANCE)
+    nodes: int | None = MOST
+    theta, _ = minimize(objective, start, iterations=min(steps, 500), tolerance=TOLERANCE)
+    nodes = None
+    with torch.no_grad():
+        return theta, objective(theta, torch.arange(count))

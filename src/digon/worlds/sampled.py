@@ -23,7 +23,7 @@ from .. import rng
 from ..errors import ConfigError, NonFiniteError
 from . import sampled_kernel
 from .features import Features
-from .recipe import OPTIMIZERS, Checkpoint, Recipe
+from .recipe import OPTIMIZERS, Checkpoint, Recipe, check_match
 from .sampled_draws import DRAWS
 from .toys import Toy
 
@@ -33,7 +33,7 @@ VALUES = {"uniform": (1.0, 0.0), "symmetric": (2.0, -1.0), "constant": (0.0, 1.0
 """Value of an active feature: factor of a uniform number and summand."""
 SETS = ("correlated", "anticorrelated")
 KNOWN = {"density", "importance", "values", "sets"}
-PIECE = 0.05
+PIECE = 0.02
 """Seconds of a piece of training, after which a thread takes another instance."""
 CACHE = 1024 * 1024
 """Bytes of samples and errors that are worked on together."""
@@ -41,6 +41,8 @@ MOST = 64
 """Tiles of sixteen samples that are worked on together, at most."""
 SLICE, SPARSE_SLICE = 256, 512
 """Samples of a slice, at least; where features are rare, work that does not depend on samples weighs more."""
+SLICES = 16
+"""Slices of a batch, at most; each keeps a gradient."""
 WORK = 2**16
 """Multiplications (n · m · samples) of a slice, at least, so that threads that share a batch seldom wait."""
 
@@ -88,7 +90,7 @@ def make_plan(toy: Toy, law: Features, recipe: Recipe) -> sampled_kernel.Plan:
     """What the kernel needs to know; it depends on sizes, densities and settings only, never on the machine."""
     n, m = toy.W.shape[1:]
     sparse = not law.sets and is_sparse(m, float(law.density.mean()))
-    slices = min(recipe.batch * n * m // WORK, recipe.batch // (SPARSE_SLICE if sparse else SLICE))
+    slices = min(recipe.batch * n * m // WORK, recipe.batch // (SPARSE_SLICE if sparse else SLICE), SLICES)
     rows = 32 * math.ceil(recipe.batch / max(slices, 1) / 32)
     tiles = 2 * max(1, min(MOST, CACHE // (128 * (n + m)), rows // 16) // 2)
     weights = n * m * (1 if toy.tied else 2)
@@ -107,9 +109,13 @@ def is_sparse(m: int, density: float) -> bool:
 
 
 class Run:
-    """Training in pieces: `advance` as far as wanted, `write` the parameters back into the network."""
+    """Training in pieces: `advance` as far as wanted, `write` the parameters back into the network.
+
+    Raises: ConfigError if the law is of other features or instances than the network.
+    """
 
     def __init__(self, toy: Toy, law: Features, recipe: Recipe) -> None:
+        check_match(toy, law)
         self.toy, self.count, self.steps = toy, len(toy.b), len(recipe.rates)
         self.plan, self.law = make_plan(toy, law, recipe), tables(law, self.count)
         theta = torch.cat([p.detach().flatten(1) for p in self._parameters()], 1).numpy()
@@ -138,7 +144,7 @@ class Run:
 
         Raises: NonFiniteError if a loss is not finite.
         """
-        wanted = sorted(s for s in set(snapshots) if self.step <= s <= until)
+        self._stop, wanted = False, sorted(s for s in set(snapshots) if self.step <= s <= until)
         for s in wanted:
             n, m = self.toy.W.shape[1:]
             self.kept[s] = torch.empty(self.count, n, m), torch.empty(self.count, n), torch.empty(self.count)
@@ -155,7 +161,6 @@ class Run:
                     self._watch(tasks, progress)
             finally:
                 self._stop = True
-        self._stop = False
         if until in self.kept:
             for i in range(self.count):
                 self._keep(i, until, float(self.peek(i, until)))

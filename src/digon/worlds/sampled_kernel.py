@@ -12,9 +12,9 @@ of (one weight) × (sixteen lanes). For one block of tiles after another:
     4. back     g = e W · act'(h);  ∂W += eᵀ h,  ∂V += xᵀ g
 
 then one step of Adam, AdamW or SGD with torch's meaning of every setting. Where few features are active, samples without
-any are not computed at all, and products with x, and with e if most outputs are right, go over the numbers that are not
-0 (`worlds/tiles`). The readable
-reference is the torch path of `worlds/fit`; tests compare gradients, steps, moments and final losses.
+any cost nothing, and products with x, and with e if most outputs are right, go over the numbers that are not 0
+(`worlds/tiles`). The readable reference is the torch path of `worlds/fit`; tests compare gradients, steps, random
+numbers and final losses.
 """
 
 import math

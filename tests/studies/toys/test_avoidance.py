@@ -53,6 +53,23 @@ def test_without_penalty_the_minimum_is_the_antipodal_pair():
     assert (loss < 2 * digon_loss(p, p.square() / (6 * (1 - p)))).all()
 
 
+@pytest.mark.parametrize(
+    ("strength", "represented", "superposed", "energy"), [(0.03, 9, 8, 0.005506), (0.15, 5, 0, 0.016287)]
+)
+def test_the_best_network_on_the_axes(strength, represented, superposed, energy):
+    found = planes.aligned(strength, 0.7 ** torch.arange(20), 0.03, 5)
+    assert (found.represented, found.superposed) == (represented, superposed)
+    assert found.energy == pytest.approx(energy, rel=1e-3)
+    assert found.loss < found.energy
+
+
+def test_on_the_axes_without_penalty_is_digons():
+    """Two equal features on one axis: the exact antipodal pair; two axes hold both without loss."""
+    one, two = (planes.aligned(0.0, torch.ones(2), 0.1, m) for m in (1, 2))
+    assert (one.represented, one.superposed, one.loss) == (2, 2, pytest.approx(0.003319, rel=2e-4))
+    assert (two.represented, two.superposed, two.loss) == (2, 0, pytest.approx(0, abs=1e-8))
+
+
 def test_routing_keeps_the_blocks_that_respond_most():
     h = torch.tensor([[[3.0, 0.0, 2.0, 2.5, 1.0, 1.0]]])
     assert routed(h, 3, 1).tolist() == [[[0, 0, 2, 2.5, 0, 0]]]
@@ -73,7 +90,7 @@ def test_strata_are_the_law():
 
 
 def test_reconstruction_of_a_known_network():
-    """Two dedicated features and an ignored one; then one of two units in use, which loses p²/6."""
+    """Two dedicated features and an ignored one; then one of two units in use: p²/6, and difference and sum."""
     W = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
     loss, size = penalties.reconstruction(
         W, torch.zeros(1, 3), torch.ones(3), plain(1), Strata(3, 0.1, 300, 6000, 3000), 0
@@ -83,8 +100,11 @@ def test_reconstruction_of_a_known_network():
     pressure, strata = plain(1, blocks=2), Strata(2, 0.1, 300, 20_000, 0)
     loss, _ = penalties.reconstruction(torch.eye(2)[None], torch.zeros(1, 2), torch.ones(2), pressure, strata, 0)
     assert loss.item() == pytest.approx(0.01 / 6, rel=0.03)
+    code = torch.tensor([[[1.0, 0.5**0.5], [-1.0, 0.5**0.5]]])
+    loss, _ = penalties.reconstruction(code, torch.zeros(1, 2), torch.ones(2), pressure, strata, 0)
     theory = planes.one_of_two(np.array([0.1]), np.array([1.0]))
-    assert theory.loss.item() == pytest.approx(0.01 / 6)
+    assert loss.item() == pytest.approx(theory.loss.item(), rel=0.03)
+    assert planes.difference_and_sum() == pytest.approx(0.02453, abs=1e-5)
 
 
 def test_overlaps():

@@ -22,7 +22,7 @@ def test_turning_changes_no_inner_product():
     new = laboratory.turned(W)
     np.testing.assert_allclose(gram(new), gram(W), atol=1e-5)
     first = (W.norm(dim=-1) > 0.5).nonzero()[0, 0]
-    np.testing.assert_allclose(new[first], [W[first].norm(), 0, 0], atol=1e-5)
+    np.testing.assert_allclose(new[first], [float(W[first].norm()), 0, 0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

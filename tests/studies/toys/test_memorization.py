@@ -7,7 +7,7 @@ import torch
 from digon import rng
 from digon.errors import ConfigError
 from digon.measures.geometry import feature_dimensionality
-from digon.studies.toys import memorization
+from digon.studies.toys import memorization, memorization_examples
 from digon.studies.toys.base import StudyConfig
 from digon.studies.toys.loops import rate
 from digon.studies.toys.memorization_kernel import gradient, train
@@ -15,39 +15,39 @@ from digon.studies.toys.memorization_kernel import gradient, train
 
 @pytest.mark.parametrize(("corners", "square"), [(4, 1.0), (5, 1.447), (10, 5.24), (30, 45.8)])
 def test_radius(corners, square):
-    assert memorization.radius(corners) ** 2 == pytest.approx(square, rel=1e-3)
+    assert memorization_examples.radius(corners) ** 2 == pytest.approx(square, rel=1e-3)
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 6, 8, 10, 14])
 def test_polygon_fits_orthonormal_examples(count):
-    examples = memorization.draw_disjoint(1000, 0.005, count, rng.stream(0, "test", count))
+    examples = memorization_examples.draw_disjoint(1000, 0.005, count, rng.stream(0, "test", count))
     x = examples.dense().double()
     torch.testing.assert_close(x @ x.T, torch.eye(count).double())
-    W, b = memorization.memorizer(x)
-    assert memorization.loss(W, b, x).item() < 1e-12
+    W, b = memorization_examples.memorizer(x)
+    assert memorization_examples.loss(W, b, x).item() < 1e-12
     h = x @ W
-    rho = memorization.radius(count)
+    rho = memorization_examples.radius(count)
     np.testing.assert_allclose(h.norm(dim=1), rho, rtol=1e-6)
-    np.testing.assert_allclose(memorization.dimensionality(h), 2 / count, rtol=1e-6)
+    np.testing.assert_allclose(memorization_examples.dimensionality(h), 2 / count, rtol=1e-6)
     assert W.norm().item() ** 2 == pytest.approx(count * rho**2, rel=1e-6)
 
 
 def test_no_error_of_the_polygon_is_left_to_the_zero_predictor():
     """Predicting zero costs one: examples have length one."""
-    x = memorization.draw(300, 0.02, 50, rng.stream(1, "test")).dense()
+    x = memorization_examples.draw(300, 0.02, 50, rng.stream(1, "test")).dense()
     np.testing.assert_allclose(x.norm(dim=1), 1, rtol=1e-5)
-    assert memorization.loss(torch.zeros(300, 2), torch.zeros(300), x).item() == pytest.approx(1, rel=1e-5)
+    assert memorization_examples.loss(torch.zeros(300, 2), torch.zeros(300), x).item() == pytest.approx(1, rel=1e-5)
 
 
 def test_refuses_examples_that_are_not_orthonormal():
     with pytest.raises(ConfigError, match="not orthonormal"):
-        memorization.memorizer(torch.ones(3, 4).double())
+        memorization_examples.memorizer(torch.ones(3, 4).double())
     with pytest.raises(ConfigError, match="without a common feature"):
-        memorization.draw_disjoint(20, 0.3, 10, rng.stream(0, "test"))
+        memorization_examples.draw_disjoint(20, 0.3, 10, rng.stream(0, "test"))
 
 
 def test_drawn_examples():
-    examples = memorization.draw(400, 0.05, 5000, rng.stream(2, "test"))
+    examples = memorization_examples.draw(400, 0.05, 5000, rng.stream(2, "test"))
     active = (examples.value > 0).sum(1).double()
     assert active.mean().item() == pytest.approx(20, abs=4 * (400 * 0.05 * 0.95 / 5000) ** 0.5)
     assert active.var().item() == pytest.approx(19, rel=0.15)
@@ -57,7 +57,7 @@ def test_drawn_examples():
 
 
 def test_kernel_agrees_with_torch():
-    examples = memorization.draw(60, 0.1, 40, rng.stream(3, "test"))
+    examples = memorization_examples.draw(60, 0.1, 40, rng.stream(3, "test"))
     x, draw = examples.dense(), np.random.default_rng(0)
     p = draw.standard_normal((3, 60)).astype(np.float32)
     g = np.zeros_like(p)
@@ -65,7 +65,7 @@ def test_kernel_agrees_with_torch():
     found = gradient(p[0], p[1], p[2], index, value, g[0], g[1], g[2])
     W = torch.tensor(p[:2].T, requires_grad=True)
     b = torch.tensor(p[2], requires_grad=True)
-    loss = memorization.loss(W, b, x)
+    loss = memorization_examples.loss(W, b, x)
     loss.backward()
     assert W.grad is not None
     assert b.grad is not None
@@ -79,7 +79,7 @@ def test_kernel_agrees_with_torch():
     for now in rates:
         optimizer.param_groups[0]["lr"] = now
         optimizer.zero_grad()
-        memorization.loss(W, b, x).backward()
+        memorization_examples.loss(W, b, x).backward()
         optimizer.step()
     train(p, index, value, rates, 0.1)
     np.testing.assert_allclose(p[:2].T, W.detach(), atol=2e-4)
@@ -88,12 +88,17 @@ def test_kernel_agrees_with_torch():
 
 def test_dimensionality_is_that_of_the_geometry():
     rows = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(memorization.dimensionality(rows), feature_dimensionality(rows))
+    torch.testing.assert_close(memorization_examples.dimensionality(rows), feature_dimensionality(rows))
 
 
 def test_gaps_of_a_pentagon():
-    W = torch.cat([memorization.polygon(5), 0.1 * memorization.polygon(7)])
+    W = torch.cat([memorization_examples.polygon(5), 0.1 * memorization_examples.polygon(7)])
     np.testing.assert_allclose(memorization.angular_gaps(W), 72)
+
+
+def test_onset():
+    assert memorization.onset(np.array([0.0, 0.1, 0.3, 0.4, 0.4, 0.4])) == pytest.approx(2**0.5)
+    assert np.isnan(memorization.onset(np.full(6, 0.1)))
 
 
 def test_the_study():
@@ -103,4 +108,4 @@ def test_the_study():
     assert outcome.values["bump"].value > 1
     assert outcome.values["pentagon_features"].value == 5
     assert outcome.values["pentagon_gap"].value < 10
-    assert {f.id for f in outcome.figures} == {"F3-loss", "F3-dimensionality", "F3-norms", "F3-vectors"}
+    assert {f.id for f in outcome.figures} == {"F3-loss", "F3-dimensionality", "F3-norms", "F3-onset", "F3-vectors"}

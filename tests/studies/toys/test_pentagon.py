@@ -7,7 +7,7 @@ from digon.measures.geometry import norms
 from digon.studies.toys import pentagon
 from digon.studies.toys.base import StudyConfig
 from digon.studies.toys.claims import judge, statements
-from digon.studies.toys.diagram import settle
+from digon.studies.toys.diagram import random_starts, settle
 from digon.worlds.features import features
 from digon.worlds.population import expected_loss
 
@@ -44,7 +44,7 @@ def test_far_from_the_crossing_the_better_arrangement_is_clear():
 
 
 def test_sparse_limit_is_the_limit_of_the_exact_loss():
-    W, b = pentagon.random_starts(3, 5, 2, 1)
+    W, b = random_starts(3, 5, 2, 1)
     b = b - 0.1 * torch.arange(5, dtype=F64)  # no positive bias: nothing happens while no feature is active
     p = 1e-6
     limit = pentagon.one_active_loss(W, b)

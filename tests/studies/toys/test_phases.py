@@ -60,13 +60,27 @@ def test_confused_features_without_biases(density, confused):
     assert float(loss) == pytest.approx(confused, abs=1e-6)
 
 
-def test_edges_where_superposition_begins():
-    for importance, edge in ((0.1, 0.1812), (0.3, 0.3756), (0.5, 0.4845)):
-        density = np.linspace(edge - 0.02, edge + 0.02, 41)
-        p = torch.from_numpy(density)
-        size = diagram.exact_two(p, torch.full_like(p, importance))[0][:, 1, 0].abs().numpy()
-        assert phases.appearance(density, size, 0.5) == pytest.approx(edge, abs=0.004)
-        assert phases.jump(density, size) > 0.6
+@pytest.mark.parametrize(
+    ("importance", "edge"),
+    [
+        (0.1, 0.1812),
+        (0.2, 0.2956),
+        (0.3, 0.3756),
+        (0.5, 0.4845),
+        (0.55, 0.506),
+        (0.6, 0.526),
+        (0.65, 0.543),
+        (0.7, 0.565),
+    ],
+)
+def test_edges_of_strong_superposition(importance, edge):
+    density = np.linspace(edge - 0.016, edge + 0.016, 17)
+    p = torch.from_numpy(density)
+    size = diagram.exact_two(p, torch.full_like(p, importance))[0][:, 1, 0].abs().numpy()
+    assert phases.appearance(density, size, 0.55) == pytest.approx(edge, abs=0.004)
+    assert size[(size > 0.46) & (size < 0.62)].size == 0  # it jumps
+    if importance < 0.56:
+        assert phases.jump(density, size) > 0.6  # from nothing
 
 
 def test_continuous_onset():

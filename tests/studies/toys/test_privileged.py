@@ -8,96 +8,78 @@ from digon.errors import ConfigError
 from digon.studies.toys import privileged
 from digon.studies.toys.base import StudyConfig
 from digon.studies.toys.privileged import Best, law_of, settled
+from digon.studies.toys.privileged_codes import codes
 from digon.studies.toys.quadrature import pattern_loss, polish, split_loss
 from digon.studies.toys.stacks import stack
 from digon.worlds.features import features
 from digon.worlds.population import expected_loss
-from digon.worlds.toys import Toy, loss
+from digon.worlds.toys import Activation, Toy, loss
 
 
-def start(rows: dict[int, list[float]], density: float) -> Best:
-    W = torch.zeros(10, 5)
-    for i, row in rows.items():
-        W[i] = torch.tensor(row)
-    b = torch.full((10,), density / 2)
-    b[list(rows)] = 0
-    return Best(density, W, b, float("nan"))
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tiny problems: a second thread only waits for the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
-def one_hot(count: int, shift: int = 0) -> dict[int, list[float]]:
-    return {i: [float(j == i + shift) for j in range(5)] for i in range(count)}
-
-
-def marker(others: int, singles: int, absent: tuple[int, ...]) -> dict[int, list[float]]:
-    """One marker neuron: important features use all `others` but one, unimportant ones the marker and one of them."""
-    rows, pad = one_hot(singles), [0.0] * singles
-    for j in range(others):
-        rows[singles + j] = [*pad, -0.7, *(-2.2 if i == j else 0.55 for i in range(others))]
-        rows[singles + others + j] = [*pad, 0.7, *(0.9 if i == j else -0.12 for i in range(others))]
-    return {i: row for i, row in rows.items() if i not in absent}
-
-
-THREE_IN_TWO = one_hot(3) | {3: [0, 0, 0, 0.88, 0.87], 4: [0, 0, 0, -0.82, 0.86], 5: [0, 0, 0, 0.82, -0.72]}
-FIVE_IN_THREE = one_hot(2) | {
-    2: [0, 0, -0.78, 0.96, 0.13],
-    3: [0, 0, -0.37, -0.30, 0.98],
-    4: [0, 0, 0.91, 0.73, 0.62],
-    5: [0, 0, 0.62, 0.46, -2.54],
-    6: [0, 0, 0.79, -0.89, 0.16],
-}
-PAIRS = {
-    i: [0.75 if k in pair else -0.5 for k in range(5)]
-    for i, pair in enumerate([(0, 1), (2, 3), (0, 4), (1, 2), (3, 4), (0, 2), (1, 3), (2, 4), (0, 3), (1, 4)])
-}
+def start(name: str, density: float) -> Best:
+    W = codes()[name]
+    return Best(density, W, torch.where(W.abs().sum(1) > 0, 0.0, density / 2), float("nan"))
 
 
 @pytest.mark.parametrize(
-    ("density", "rows", "published", "regime"),
+    ("density", "code", "best", "regime"),
     [
-        (1.0, one_hot(5), 0.060323, (5, 5)),
-        (0.5, one_hot(5), 0.075400, (5, 5)),
-        (0.4, THREE_IN_TWO, 0.065899, (3, 6)),
-        (0.3, THREE_IN_TWO, 0.052102, (3, 6)),
-        (0.25, THREE_IN_TWO, 0.044109, (3, 6)),
-        (0.2, THREE_IN_TWO, 0.036023, (3, 6)),
-        (0.15, FIVE_IN_THREE, 0.026845, (2, 7)),
-        (0.12, marker(3, 1, ()), 0.020457, (1, 7)),
-        (0.08, marker(4, 0, ()), 0.011874, (0, 8)),
-        (0.05, marker(4, 0, ()), 0.006246, (0, 8)),
-        (0.03, PAIRS, 0.002931, (0, 10)),
-        (0.01, PAIRS, 0.000459, (0, 10)),
+        (1.0, "five alone", 0.060323, (5, 5)),
+        (0.5, "five alone", 0.075400, (5, 5)),
+        (0.4, "three in two", 0.065899, (3, 6)),
+        (0.3, "three in two", 0.052102, (3, 6)),
+        (0.25, "three in two", 0.044109, (3, 6)),
+        (0.2, "three in two", 0.036023, (3, 6)),
+        (0.15, "five in three", 0.026845, (2, 7)),
+        (0.12, "six in four", 0.020457, (1, 7)),
+        (0.08, "eight in five", 0.011874, (0, 8)),
+        (0.05, "eight in five", 0.006246, (0, 8)),
+        (0.03, "pairs", 0.002931, (0, 10)),
+        (0.01, "pairs", 0.000459, (0, 10)),
     ],
     ids=lambda v: f"{v:g}" if isinstance(v, float) else "",
 )
-def test_table_of_minima(density, rows, published, regime):
+def test_table_of_minima(density, code, best, regime):
     """The code that the paper describes, settled on the expected loss: never above the best trained network known."""
-    found = settled(start(rows, density), density)
-    assert found.loss <= 1.012 * published
+    found = settled(start(code, density), density)
+    assert found.loss <= 1.012 * best
     assert privileged.regime(found.W) == regime
 
 
 def test_codes_are_recognized():
-    found = settled(start(THREE_IN_TWO, 0.3), 0.3)
+    found = settled(start("three in two", 0.3), 0.3)
     assert privileged.three_in_two(found.W)
     assert privileged.code_words(found.W) == {(1, 1), (1, -1), (-1, 1)}
-    eight = settled(start(marker(4, 0, ()), 0.08), 0.08)
+    eight = settled(start("eight in five", 0.08), 0.08)
     assert privileged.marker_code(eight.W)
     assert not privileged.marker_code(found.W)
-    assert privileged.pairs(start(PAIRS, 0.03).W) == (10, 10)
-    assert privileged.pairs(start({0: PAIRS[0], 1: PAIRS[0]}, 0.03).W) == (2, 1)
+    assert privileged.pairs(start("pairs", 0.03).W) == (10, 10)
+    twice = torch.zeros(10, 5)
+    twice[:2, :2] = 0.8
+    assert privileged.pairs(twice) == (2, 1)
 
 
 def test_neurons_are_ordered_and_thresholds_hold():
     W = torch.zeros(10, 5)
     W[0, 3], W[1, 3] = 1.0, 0.149
     W[1, 1], W[2, 1] = 1.0, 0.151
+    W[0, 4], W[1, 4], W[2, 4] = 1.0, 0.3, -7.0  # a large negative weight does not make the others small
     assert privileged.monosemantic(W).tolist() == [False, False, False, True, False]
     assert privileged.ordered(W)[:, 0].tolist() == W[:, 3].tolist()
     assert privileged.alignment(torch.eye(10)[:, :5]) == 1.0
     assert privileged.alignment(torch.ones(10, 5)) == pytest.approx(0.1)
 
 
-def toy_of(hidden: str = "relu", **options) -> Toy:
+def toy_of(hidden: Activation = "relu", **options) -> Toy:
     toy = Toy(5, 3, 2, hidden=hidden, seed=3, **options)
     with torch.no_grad():
         toy.b.normal_(0.0, 0.2, generator=rng.stream(0, "b"))
@@ -106,7 +88,7 @@ def toy_of(hidden: str = "relu", **options) -> Toy:
 
 def test_enumeration_is_the_exact_loss_of_a_linear_hidden_layer():
     toy, law = toy_of("linear"), features(5, 0.3, [1.0, 0.9, 0.7, 0.5, 0.2])
-    exact = expected_loss(toy.W, toy.b, law)
+    exact = expected_loss(toy.W.detach(), toy.b.detach(), law)
     for i in range(2):
         assert pattern_loss(toy, law, i, 4096) == pytest.approx(float(exact[i]), rel=2e-4)
 
@@ -152,7 +134,7 @@ def test_too_many_features_are_refused():
 
 def test_stacks_add_up():
     W = torch.tensor([[0.5, -0.2], [0.3, -0.1], [-0.4, 0.0]])
-    panel = stack(W, "", torch.arange(3), "feature", (0, 2))
+    panel = stack(W, "", torch.arange(3.0), "feature", (0.0, 2.0))
     tops = {s.name: s.y for s in panel.series}
     assert tops == {"feature 0": (0.5, -0.2), "feature 1": (0.8, -0.3), "feature 2": (-0.4, 0.0)}
     assert [s.name for s in panel.series] == ["feature 2", "feature 1", "feature 0"]  # the longest first
@@ -169,7 +151,8 @@ def test_five_features_alone_cost_the_variance_of_the_others():
 def test_the_study():
     outcome = privileged.run(StudyConfig("smoke"), lambda _: None)
     assert outcome.exact["loss_p1"] == pytest.approx(0.06033, rel=2e-3)
-    assert outcome.values["loss_p0_3"].value == pytest.approx(0.0521, rel=0.02)
+    assert outcome.exact["loss_p0_3"] == pytest.approx(0.0521, rel=0.01)
+    assert outcome.values["loss_p0_3"].value == pytest.approx(0.0521, rel=0.06)
     assert outcome.values["alignment_relu"].value > 0.5 > outcome.values["alignment_linear"].value
     assert outcome.values["on_with_bias"].value > 0.9
     assert all(v.value >= outcome.exact[k] - 1e-9 for k, v in outcome.values.items() if k.startswith("loss_p"))

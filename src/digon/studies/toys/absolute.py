@@ -145,7 +145,7 @@ def _enough(config: StudyConfig) -> tuple[dict[str, Measurement], Figure]:
 
 # --------------------------------------------------------------------------------------------------- too few neurons
 def _crowded(config: StudyConfig) -> tuple[dict[str, Measurement], dict[str, float], tuple[Figure, ...]]:
-    densities, starts = (SMOKE_DENSITIES, 2) if config.smoke else (DENSITIES, 4)
+    densities, starts = (SMOKE_DENSITIES, 2) if config.smoke else (DENSITIES, 6)
     n, m = (20, 8) if config.smoke else (100, 40)
     importance = 0.8 ** torch.arange(n, dtype=torch.float64)
     column = torch.tensor(densities, dtype=torch.float64).repeat_interleave(starts)[:, None]
@@ -247,12 +247,12 @@ def _both(V: Tensor, W: Tensor, found: Sequence[Motif] = ()) -> tuple[Panel, Pan
     """Input and output weights, stacked, colored by feature; neurons sorted by their main feature."""
     order = (V.abs().argmax(0) * 2 + (V.gather(0, V.abs().argmax(0)[None])[0] < 0)).argsort()
     place = {int(k): i for i, k in enumerate(order)}
-    index, last = torch.arange(len(V)), len(V) - 1.0
+    index, last = torch.arange(float(len(V))), len(V) - 1.0
     inputs, outputs = (a[:, order] for a in scaled(V, W))
     names = "; ".join(f"{place[m.neuron]} (stopped by {', '.join(str(place[j]) for j in m.inhibitors)})" for m in found)
     return (
-        stack(inputs, "input weights, scaled" + (f"; motif: neuron {names}" if names else ""), index, "feature", (0, last)),
-        stack(outputs, "output weights", index, "feature", (0, last)),
+        stack(inputs, "input weights, scaled" + (f"; motif: neuron {names}" if names else ""), index, "feature", (0.0, last)),
+        stack(outputs, "output weights", index, "feature", (0.0, last)),
     )  # fmt: skip
 
 
@@ -266,7 +266,7 @@ def _stacks(picked: list[tuple[float, Tensor, Tensor, float]]) -> Figure:
         )
         inputs = scaled(V[:, order], W[:, order])[0].abs()
         crowd = interference(V).clamp(max=1)
-        frames.append(Frame(f"density {density:g}", (stack(inputs, title, crowd, "interference"),)))
+        frames.append(Frame(f"{density:g}", (stack(inputs, title, crowd, "interference"),)))
     return Figure(
         "E9-stacks", "Input weights of every neuron, from dense to sparse features", SOURCE,
         "Dense: one band per bar. Sparser: small second features appear, then neurons of unimportant features carry "

@@ -14,6 +14,7 @@ Problems in Mechanistic Interpretability", 4.1 and following (GELU, dropout).
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -48,7 +49,8 @@ class Setting:
         """Factors, summands and weights [k] of the hidden value."""
         if self.dropout:
             q = self.dropout
-            return (torch.tensor(v, dtype=torch.float64) for v in ((0.0, 1 / (1 - q)), (0.0, 0.0), (q, 1 - q)))  # type: ignore[return-value]
+            factor, chance = (torch.tensor(v, dtype=torch.float64) for v in ((0.0, 1 / (1 - q)), (q, 1 - q)))
+            return factor, torch.zeros_like(factor), chance
         if self.noise:
             nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(5))
             return torch.ones_like(nodes), self.noise * nodes, weights / weights.sum()
@@ -64,6 +66,7 @@ SETTINGS = (
 SMOKE = (0, 1, 2, 7)
 
 
+@cache
 def quadrature(nodes: int = NODES) -> tuple[Float[Tensor, "q 2"], Float[Tensor, "q 3"]]:
     """Values of the two features, and the weight of each point given that none, one, or both are active."""
     t, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(nodes))
@@ -141,7 +144,7 @@ def area_measured(name: str, diagram: Diagram, seed: int, method: str) -> Measur
 
 def run(config: StudyConfig, say: Say) -> Outcome:
     """One diagram per setting."""
-    size, starts = (9, 4) if config.smoke else (25, 8)
+    size, starts = (7, 3) if config.smoke else (17, 4)
     settings = [SETTINGS[i] for i in SMOKE] if config.smoke else list(SETTINGS)
     found: dict[str, list[Diagram]] = {}
     for setting in settings:

@@ -62,7 +62,7 @@ class Sizes:
     rate: float = 3e-3
 
 
-SMOKE = Sizes(16, 24, 2.0, (0.5, 1.0, 2.0), (0.003, 0.1, 3.0), 600, 256, 3)
+SMOKE = Sizes(16, 24, 2.0, (0.5, 1.0, 2.0), (0.003, 0.1, 3.0), 250, 256, 3)
 PAPER = Sizes(64, 128, 5.0, (0.25, 0.5, 1.0, 2.0, 4.0), (0.003, 0.03, 0.1, 0.3, 1.0, 3.0), 2500, 256, 3)
 FULL = Sizes(
     256,
@@ -255,8 +255,8 @@ def _hidden(config: StudyConfig, values: dict[str, Measurement]) -> Figure:
     """Features of a trained toy network, recovered from its hidden layer alone."""
     n, m, density, seeds = (12, 6, 0.05, 3) if config.smoke else (32, 16, 0.04, 3)
     law, toy = features(n, density), Toy(n, m, seeds, seed=config.seed)
-    fit(toy, law, FitConfig(steps=1500 if config.smoke else 4000, batch=512, learning_rate=3e-3, seed=config.seed))
-    sizes = Sizes(m, n, n * density, (1.0,), (0.03, 0.1, 0.3), 800 if config.smoke else 2500, 256, seeds)
+    fit(toy, law, FitConfig(steps=800 if config.smoke else 4000, batch=512, learning_rate=3e-3, seed=config.seed))
+    sizes = Sizes(m, n, n * density, (1.0,), (0.03, 0.1, 0.3), 400 if config.smoke else 2500, 256, seeds)
     scores, base, panels = list[float](), list[float](), list[Panel]()
     for s, W in enumerate(toy.W.detach()):
         rows = W[represented(W)]

@@ -15,7 +15,7 @@
 Source: Elhage et al. 2022, "The strategic picture of superposition"; the exact diagrams are ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,7 +81,7 @@ def train_all(size: Size, seed: int) -> Trained:
         [best(M, importance, DENSITY, plain(1, dropout=q), size, seed + s)[0] for q in DROPOUT]
         for s in range(size.seeds)
     ]
-    many, fewer = 0.9 ** torch.arange(40).float(), replace(size, starts=(size.starts + 1) // 2)
+    many, fewer = 0.9 ** torch.arange(40).float(), replace(size, starts=(size.starts + 2) // 3)
     experts = [
         [best(m, many, DENSITY, pressure, fewer, seed + s)[0] for m, pressure in EXPERTS.values()]
         for s in range(size.seeds)
@@ -89,17 +89,18 @@ def train_all(size: Size, seed: int) -> Trained:
     return Trained([run[: len(L1)] for run in both], [run[len(L1) :] for run in both], dropout, experts)
 
 
-def one_of_two(size: Size, seed: int) -> np.ndarray:
-    """Loss of two units of which one is used, over the loss of the exact antipodal pair, per seed (density 0.1)."""
+def one_of_two(size: Size, seed: int) -> tuple[np.ndarray, float]:
+    """Loss of two units of which one is used, over the loss of the exact antipodal pair; trained per seed, and theory."""
     p = torch.full((1,), 0.1, dtype=torch.float64)
     digon = planes.minima(planes.with_l1, p, torch.ones_like(p), 0.0)[1].item()
     pressure = plain(1, blocks=2)
-    return np.array([best(2, torch.ones(2), 0.1, pressure, size, seed + s)[0].loss for s in range(size.seeds)]) / digon
+    trained = np.array([best(2, torch.ones(2), 0.1, pressure, size, seed + s)[0].loss for s in range(size.seeds)])
+    return trained / digon, planes.one_of_two(np.array([0.1]), np.ones(1)).loss.item() / digon
 
 
 def run(config: StudyConfig, say: Say) -> Outcome:
     """What every way does to exact phase diagrams and to trained networks."""
-    size = Size(60, 1, 3, 6) if config.smoke else Size(1000, 4, 3, 20)
+    size = Size(50, 1, 3, 6, 1000) if config.smoke else Size(1000, 6, 3, 20)
     values: dict[str, Measurement] = {}
     exact: dict[str, float] = {}
 
@@ -114,9 +115,11 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     note_exact(diagrams, few, note)
     say("training twenty features in five dimensions under every pressure, and forty with experts")
     trained = train_all(size, config.seed)
-    note_penalties(trained, note)
+    importance = DECAY ** torch.arange(N).double()
+    theory = [] if config.smoke else [planes.aligned(strength, importance, DENSITY, M) for strength in L1]
+    note_penalties(trained, theory, note)
     note_experts(trained, one_of_two(size, config.seed), note)
-    figures = (planes_figure(diagrams), price_figure(trained), l1_figure(trained), weights_figure(trained),
+    figures = (planes_figure(diagrams), price_figure(trained), strength_figure(trained, theory), weights_figure(trained),
                experts_figure(trained))  # fmt: skip
     return Outcome(values, exact, figures)
 
@@ -153,48 +156,69 @@ def note_exact(diagrams: dict[tuple[str, float], Diagram], few: slice, note: Not
         )
 
 
-def note_penalties(trained: Trained, note: Note) -> None:
-    """Counts are of the best network over all seeds, prices are one per seed."""
-    top = lowest(trained.l1)
+def note_penalties(trained: Trained, theory: list[planes.Aligned], note: Note) -> None:
+    """Counts are of the best network over all seeds, prices are one per seed; theory has features on the axes."""
+    top, at = lowest(trained.l1), {strength: k for k, strength in enumerate(L1)}
     counts = np.array([found.represented for found in top])
-    shared = dict(zip(L1, (found.superposed for found in top), strict=True))
-    strong = next((k for k, c in enumerate(counts) if c <= M), len(L1) - 1)
     losses = gather(trained.l1, lambda found: found.loss)
     linear = linear_loss(torch.tensor(DENSITY), DECAY ** torch.arange(N).double(), M).item()
     pure = gather(trained.overlap, lambda found: found.loss)[:, -1]
-    note("represented_without", float(counts[0]), "represented features, λ = 0")
-    note("represented_strong", float(counts[list(L1).index(0.15) :].max()), "represented features, λ ≥ 0.15")
-    note("represented_falls", float((np.diff(counts) <= 0).mean()), "share of steps of λ that do not add features")
-    note("superposed_strong", float(shared[0.15]), "represented features in superposition, λ = 0.15")
-    note(
-        "superposed_beyond", float(max(shared[k] for k in (0.15, 0.2, 0.3))), "the same, largest of λ = 0.15, 0.2, 0.3"
-    )
-    off = max(abs(shared[k] - expected) for k, expected in EXPECTED_SUPERPOSED.items())
-    note("superposed_off", float(off), "largest distance from 10, 8, 4, 2, 0")
-    note("price_l1", losses[:, strong] / losses[:, 0], f"loss at λ = {L1[strong]:g} / loss at λ = 0")
-    aligned = np.concatenate([found.alignment for found, k in zip(top, L1, strict=True) if 0.003 <= k <= 0.03])
-    note("aligned_off", float(np.minimum(abs(aligned - 0.5), abs(aligned - 1)).max(initial=0)),
-         "largest distance of a unit's max / sum from 1/2 or 1, λ = 0.003 to 0.03")  # fmt: skip
-    note("aligned_share", float((np.minimum(abs(aligned - 0.5), abs(aligned - 1)) < 0.03).mean()),
-         "share of units with max / sum within 0.03 of 1/2 or 1, λ = 0.003 to 0.03")  # fmt: skip
+
+    def both(name: str, method: str, what: Callable[[Sequence[Found | planes.Aligned]], float]) -> None:
+        note(name, float(what(top)), method + ", best over all seeds", float(what(theory)) if theory else None)
+
+    both("represented_without", "represented features, λ = 0", lambda f: f[0].represented)
+    both("represented_strong", "represented features, λ ≥ 0.15", lambda f: max(g.represented for g in f[at[0.15] :]))
+    both("represented_falls", "share of steps of λ that do not add features",
+         lambda f: float(np.mean(np.diff([g.represented for g in f]) <= 0)))  # fmt: skip
+    both("superposed_strong", "represented features in superposition, λ = 0.15", lambda f: f[at[0.15]].superposed)
+    both("superposed_beyond", "the same, largest of λ ≥ 0.15", lambda f: max(g.superposed for g in f[at[0.15] :]))
+    both("superposed_off", "largest distance from 10, 8, 4, 2, 0",
+         lambda f: max(abs(f[at[k]].superposed - v) for k, v in EXPECTED_SUPERPOSED.items()))  # fmt: skip
+    strong = next((k for k, c in enumerate(counts) if c <= M), len(L1) - 1)
+    note("price_l1", losses[:, strong] / losses[:, 0], f"loss at λ = {L1[strong]:g} / loss at λ = 0",
+         theory[strong].loss / theory[0].loss if theory else None)  # fmt: skip
+    if theory:
+        excess = max(f.energy / exact.energy - 1 for f, exact, k in zip(top, theory, L1, strict=True) if k >= 0.003)
+        note(
+            "above_aligned",
+            excess,
+            "loss with penalty over that of the exact network on the axes, minus 1; largest of λ",
+        )
+    little = [k for k in L1 if 0.003 <= k <= 0.03]
+    note("aligned_off", off_axes([float(v) for k in little for v in top[at[k]].alignment]),
+         "largest distance of a unit's max / sum from 1/2 or 1, λ = 0.003 to 0.03",
+         off_axes([v for k in little for v in theory[at[k]].shares]) if theory else None)  # fmt: skip
     ranked = [bool((found.norm[: found.represented] > 0.5).all()) for found in top]
-    note("least_important_go", float(np.mean(ranked)), "share of λ at which the represented features are the top ones")
+    note(
+        "least_important_go",
+        float(np.mean(ranked)),
+        "share of λ at which the represented features are the top ones",
+        1.0,
+    )
     note(
         "overlap_superposed",
         float(lowest(trained.overlap)[-1].superposed),
         "features in superposition at the largest μ",
     )
     note("overlap_over_linear", pure / linear, "loss at the largest μ / loss of the best linear model", 1.0)
-    note("l1_over_overlap", losses[:, list(L1).index(0.15)] / pure, "loss at λ = 0.15 / loss at the largest μ")
+    note("l1_over_overlap", losses[:, at[0.15]] / pure, "loss at λ = 0.15 / loss at the largest μ",
+         theory[at[0.15]].loss / linear if theory else None)  # fmt: skip
     dropped = [run[-1] for run in trained.dropout]
     note("dropout_superposed", np.array([f.superposed / max(1, f.represented) for f in dropped]),
          "share of represented features in superposition, dropout 0.5")  # fmt: skip
     note("dropout_represented", np.array([f.represented for f in dropped], float), "represented features, dropout 0.5")
 
 
-def note_experts(trained: Trained, ratio: np.ndarray, note: Note) -> None:
+def off_axes(shares: Sequence[float]) -> float:
+    """Largest distance from 1/2, a pair of equal weights, or 1, a feature alone."""
+    values = np.asarray(shares)
+    return float(np.minimum(abs(values - 0.5), abs(values - 1)).max(initial=0))
+
+
+def note_experts(trained: Trained, ratio: tuple[np.ndarray, float], note: Note) -> None:
     """More units at the same number in use."""
-    note("one_of_two", ratio, "loss of one of two units in use / exact antipodal pair, density 0.1", 0.5)
+    note("one_of_two", ratio[0], "loss of one of two units in use / exact antipodal pair, density 0.1", ratio[1])
     loss = gather(trained.experts, lambda found: found.loss)
     crowd = gather(trained.experts, lambda found: found.represented / found.W.shape[1])
     note("experts_over_dense", loss[:, 1] / loss[:, 0], "loss of experts / five units")
@@ -221,10 +245,11 @@ def planes_figure(diagrams: dict[tuple[str, float], Diagram]) -> Figure:
     return Figure(
         "E10-boundary", "What each way does to the phase boundary (two features, one dimension)", SOURCE,
         "L1 moves the edge sideways: it gives up unimportant features and leaves rare ones in superposition. The "
-        "interference penalty moves it from below: it ends superposition of rare features first, below density 3 μ. With "
-        "one of two units in use nothing is shared. Dropout leaves the boundary where it was.",
+        "interference penalty moves it from below: it ends superposition of rare features first, below density 3 μ. "
+        "Dropout leaves the boundary where it was. One of two units in use moves it outward: a unit for the difference "
+        "and one for the sum lose so little that sharing pays up to higher densities.",
         "Exact minima, so whether training finds them is not shown; strengths of different ways are not comparable. The "
-        "last frame is a theory with unit weights.",
+        "last frame compares four codes with fixed weights, and counts as interference what a single unit mixes.",
         tuple(frames), "way | strength", columns=2,
     )  # fmt: skip
 
@@ -248,25 +273,30 @@ def price_figure(trained: Trained) -> Figure:
         panels.append(Panel(f"{title} against loss", "loss without penalty", label, tuple(series), x_log=True))
     return Figure(
         "E10-price", "What avoiding superposition costs (20 features, 5 dimensions, density 0.03)", SOURCE,
-        "All three reach networks without superposition at a multiple of the loss. The interference penalty ends at the "
-        "best linear model; L1 also shrinks what it keeps and ends above it.",
+        "L1 and the interference penalty reach networks without superposition at about four times the loss. The "
+        "interference penalty ends at the best linear model; L1 also shrinks what it keeps and ends above it. Dropout "
+        "costs as much and goes on sharing.",
         "One importance curve and one density; every point is the best of a few starts.",
         still(*panels), columns=2,
     )  # fmt: skip
 
 
-def l1_figure(trained: Trained) -> Figure:
+def strength_figure(trained: Trained, theory: list[planes.Aligned]) -> Figure:
     """Counts and loss over the strength of L1 and of the interference penalty."""
     panels = []
     for name, strengths, runs in (("λ", L1, trained.l1), ("μ", OVERLAP, trained.overlap)):
         x = [max(v, 1e-3) for v in strengths] if name == "λ" else strengths
-        counts = (across("represented", x, gather(runs, lambda f: f.represented)),
+        counts = [across("represented", x, gather(runs, lambda f: f.represented)),
                   across("in superposition", x, gather(runs, lambda f: f.superposed)),
-                  line("dimensions", [min(x), max(x)], [M, M], "guide"))  # fmt: skip
+                  line("dimensions", [min(x), max(x)], [M, M], "guide")]  # fmt: skip
+        losses = [across("loss", x, gather(runs, lambda f: f.loss))]
+        if name == "λ" and theory:
+            counts += [line("represented, exact on the axes", x, [f.represented for f in theory]),
+                       line("in superposition, exact on the axes", x, [f.superposed for f in theory])]  # fmt: skip
+            losses.append(line("exact on the axes", x, [f.loss for f in theory]))
         left = f"{name} (0 drawn at 0.001)" if name == "λ" else name
-        panels.append(Panel(f"features over {name}", left, "features", counts, x_log=True))
-        loss = across("loss", x, gather(runs, lambda f: f.loss))
-        panels.append(Panel(f"loss over {name}", left, "loss without penalty", (loss,), x_log=True, y_log=True))
+        panels.append(Panel(f"features over {name}", left, "features", tuple(counts), x_log=True))
+        panels.append(Panel(f"loss over {name}", left, "loss without penalty", tuple(losses), x_log=True, y_log=True))
     return Figure(
         "E10-strength", "Features and loss over the strength of a penalty", SOURCE,
         "Features are given up one by one, the least important first, and superposition goes with them.",

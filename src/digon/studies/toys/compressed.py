@@ -59,7 +59,7 @@ class Sizes:
     """Fresh rows for evaluation."""
 
 
-SMOKE = Sizes(20, 1500, 300, 256, 100_000)
+SMOKE = Sizes(20, 1000, 150, 128, 60_000)
 PAPER = Sizes(100, 3000, 1500, 512, 40_000)
 
 

@@ -240,7 +240,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
 
 def _scaling(config: StudyConfig, values: dict[str, Measurement], exact: dict[str, float]) -> Figure:
     widths = (256, 512, 1024) if config.smoke else (256, 512, 1024, 2048, 4096)
-    m, shared, ones, rows = (50 if config.smoke else 100), 16, 3, (60 if config.smoke else 100)
+    m, shared, ones, rows = (50 if config.smoke else 100), 16.0, 3, (60 if config.smoke else 100)
     table = np.zeros((5, 3, len(widths)))
     for s in range(3):
         for k, d in enumerate(widths):
@@ -249,7 +249,7 @@ def _scaling(config: StudyConfig, values: dict[str, Measurement], exact: dict[st
             random = [random_reads(d, m, ones, rows, unit, g).rms for unit in ("square", "relu")]
             table[:, s, k] = [reads.on_error, reads.off_error, reads.rms, *random]
     p = [(shared / d) ** 0.5 for d in widths]
-    method = f"m = {m}, K = {shared}, l = {ones}, d = {widths[0]} … {widths[-1]}, three seeds, all pairs"
+    method = f"m = {m}, K = {shared:g}, l = {ones}, d = {widths[0]} … {widths[-1]}, three seeds, all pairs"
     theory = {
         "on": np.array(p), "off": np.array([off_mean(m, ones, q) for q in p]),
         "square": np.array([random_rms(d, m, ones, "square") for d in widths]),
@@ -258,8 +258,10 @@ def _scaling(config: StudyConfig, values: dict[str, Measurement], exact: dict[st
     for name, row in (("on", 0), ("off", 1), ("square", 3), ("relu", 4)):
         ratio, slope = f"{name}_over_theory", f"{name}_slope"
         values[ratio] = measured(ratio, (table[row] / theory[name]).mean(1), method=method, seed=config.seed)
-        values[slope] = measured(slope, [log_slope(widths, r) for r in table[row]], method=method, seed=config.seed)
-        exact[ratio], exact[slope] = 1.0, log_slope(widths, theory[name])
+        values[slope] = measured(
+            slope, [log_slope(np.array(widths, float), r) for r in table[row]], method=method, seed=config.seed
+        )
+        exact[ratio], exact[slope] = 1.0, log_slope(np.array(widths, float), theory[name])
     values["off_over_p"] = measured("off_over_p", (table[1] / p).max(1), method=f"{method}, largest", seed=config.seed)
     exact["off_over_p"] = float((theory["off"] / p).max())
     x = np.array(widths, float)
@@ -276,14 +278,14 @@ def _scaling(config: StudyConfig, values: dict[str, Measurement], exact: dict[st
 
 
 def _threshold(config: StudyConfig, values: dict[str, Measurement], exact: dict[str, float]) -> Figure:
-    d, m, shared = (2048, 40, 32) if config.smoke else (4096, 100, 32)
+    d, m, shared = (2048, 40, 32.0) if config.smoke else (4096, 100, 32.0)
     p, frames = (shared / d) ** 0.5, list[Frame]()
     for ones in (2, 3, 4):
         reads = [
             universal(d, m, shared, ones, 60 if config.smoke else 100, rng.stream(config.seed + s, "threshold", ones))
             for s in range(3)
         ]
-        method = f"d = {d}, m = {m}, K = {shared}, l = {ones}, three seeds, all pairs"
+        method = f"d = {d}, m = {m}, K = {shared:g}, l = {ones}, three seeds, all pairs"
         noted = {"accuracy": [r.accuracy for r in reads], "on_error": [r.on_error for r in reads]}
         if ones == 3:
             after = [Reads(rounded_read(r.r), r.on) for r in reads]
@@ -318,7 +320,7 @@ def _histogram(reads: Reads, ones: int, p: float) -> Panel:
 
 def _crowding(config: StudyConfig, values: dict[str, Measurement], exact: dict[str, float]) -> Figure:
     widths = (128, 256, 512) if config.smoke else (256, 512, 1024, 2048)
-    shared, ones, rows = 8, 2, (200 if config.smoke else 400)
+    shared, ones, rows = 8.0, 2, (200 if config.smoke else 400)
     factors = np.array([0.4, 0.7, 1.0, 1.5, 2.2])
     found, noise, panels = np.zeros((3, len(widths))), [], list[Panel]()
     for k, d in enumerate(widths):
@@ -335,10 +337,12 @@ def _crowding(config: StudyConfig, values: dict[str, Measurement], exact: dict[s
         panels.append(Panel(f"d = {d}", "inputs m", "rise of half-active pairs",
                             (across("measured", sizes, shift), line("σ at the kink", sizes, theory)), x_log=True))  # fmt: skip
     limits = [crowding_limit(d, shared, ones) for d in widths]
-    method = f"K = {shared}, l = {ones}, d = {widths[0]} … {widths[-1]}, read-off of half-active pairs rises by {SHIFT}"
-    slopes = [log_slope(widths, row) for row in found]
+    method = (
+        f"K = {shared:g}, l = {ones}, d = {widths[0]} … {widths[-1]}, read-off of half-active pairs rises by {SHIFT}"
+    )
+    slopes = [log_slope(np.array(widths, float), row) for row in found]
     values["input_slope"] = measured("input_slope", slopes, method=method, seed=config.seed)
-    exact["input_slope"] = log_slope(widths, limits)
+    exact["input_slope"] = log_slope(np.array(widths, float), limits)
     values["noise_over_theory"] = measured("noise_over_theory", np.mean(noise, 0), method="pairs that are on")
     exact["noise_over_theory"] = 1.0
     x = np.array(widths, float)

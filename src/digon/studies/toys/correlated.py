@@ -35,7 +35,8 @@ from .diagram import Settled, best, random_starts, settle
 REPEATS = 3
 SMALL, HEXAGON = 0.05, 0.03
 """Densities of the pictures with four and with six features."""
-SWEEP = (0.03, 0.05, 0.07, 0.1, 0.125, 0.175, 0.25, 0.3, 0.35, 0.45, 0.6, 0.95)
+SMOKE_SWEEP = (0.05, 0.25, 0.6)
+SWEEP = (0.03, 0.05, 0.06, 0.07, 0.08, 0.1, 0.13, 0.15, 0.175, 0.25, 0.3, 0.35, 0.38, 0.4, 0.5, 0.6, 0.95)
 BASES = (0.02, 0.05, 0.1, 0.2)
 SAME = 0.95
 """Cosine within a pair above which it has collapsed."""
@@ -161,14 +162,14 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     say("twenty features: two bases")
     bases = _bases(note, config)
     say("six features: following the arrangements")
-    fine = np.geomspace(0.05, 0.6, 10 if config.smoke else 60)
+    fine = np.geomspace(0.06, 0.45, 8) if config.smoke else np.geomspace(0.05, 0.6, 60)
     curves = branches(fine)
     say("six features: training")
-    hexagon, independent = _hexagon(note, config, starts)
-    sweep = np.array([0.05, 0.1, 0.25, 0.6] if config.smoke else SWEEP)
+    hexagon, independent = _hexagon(note, config, starts if config.smoke else 2 * starts)
+    sweep = np.array(SMOKE_SWEEP if config.smoke else SWEEP)
     theory = branches(sweep)
     found = trained(
-        law_of(np.repeat(sweep, REPEATS), 6), 2, starts if config.smoke else 30, recipe(config, "collapse", 6000)
+        law_of(np.repeat(sweep, REPEATS), 6), 2, starts if config.smoke else 16, recipe(config, "collapse", 6000)
     )
     _collapse(note, sweep, found, theory, curves)
     figures = (
@@ -211,25 +212,53 @@ def _pairs(note: _Notes, config: StudyConfig, starts: int) -> dict[str, Settled]
         "loss over the best loss of independent features",
         (ideal.loss / apart.loss).item(),
     )
-    note("anti_cosine", within(opposite.W).amax(1), text, -1.0)
-    note("anti_loss", opposite.loss, text, 0.0)
+    note("anti_cosine", within(opposite.W).amax(1), text)
+    digons = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)[None]
+    least = expected_loss(digons, torch.zeros(1, 4), law_of([SMALL], 4, kind="anticorrelated"))
+    note("anti_loss", opposite.loss, text, least.item())
     return {"two correlated pairs": correlated, "two anticorrelated pairs": opposite}
 
 
 def _bases(note: _Notes, config: StudyConfig) -> tuple[tuple[float, ...], Settled]:
     densities = BASES[:1] if config.smoke else BASES
     law = law_of(np.repeat(densities, REPEATS), 20, 10)
-    found = trained(law, 10, 1, recipe(config, "bases", 8000))
-    c = cosines(found.W[:REPEATS]).abs()
-    inside = torch.block_diag(torch.ones(10, 10), torch.ones(10, 10)).bool()
-    own = torch.eye(20, dtype=torch.bool)
-    text = f"{REPEATS} trainings, two sets of ten in ten dimensions, density {BASES[0]}"
-    note("basis_within", c[:, inside & ~own].mean(1), "mean |cosine| within a set; " + text)
-    note("basis_within_most", c[:, inside & ~own].amax(1), "largest |cosine| within a set; " + text)
-    note("basis_across", c[:, ~inside].mean(1), "mean |cosine| between sets; " + text)
-    ratio = found.loss[:REPEATS] / (20 * variance(torch.tensor(BASES[0])))
-    note("basis_loss", ratio, "loss over that of ignoring all; " + text)
+    found = trained(law, 10, 1 if config.smoke else 4, recipe(config, "bases", 6000))
+    text = (
+        f"best of four trainings (smoke: one), {REPEATS} repeats, two sets of ten in ten dimensions, density {BASES[0]}"
+    )
+    ideal = {} if config.smoke else _readings(_optimum(BASES[0], config.seed))
+    for name, reading in _readings(Settled(found.W[:REPEATS], found.b[:REPEATS], found.loss[:REPEATS])).items():
+        note(f"basis_{name}", reading, f"{READINGS[name]}; {text}", float(ideal[name]) if ideal else None)
     return densities, found
+
+
+READINGS = {
+    "within": "mean |cosine| within a set",
+    "within_most": "largest |cosine| within a set",
+    "across": "mean |cosine| between sets",
+    "antipode": "mean over features of the smallest cosine with another feature",
+    "loss": "loss over that of ignoring all",
+}
+"""What is read of two sets of ten."""
+
+
+def _readings(found: Settled) -> dict[str, Tensor]:
+    c, inside = cosines(found.W), torch.block_diag(torch.ones(10, 10), torch.ones(10, 10)).bool()
+    own = torch.eye(20, dtype=torch.bool)
+    return {
+        "within": c[:, inside & ~own].abs().mean(1),
+        "within_most": c[:, inside & ~own].abs().amax(1),
+        "across": c[:, ~inside].abs().mean(1),
+        "antipode": c.amin(-1).mean(1),
+        "loss": found.loss / (20 * variance(torch.tensor(BASES[0], dtype=torch.float64))),
+    }
+
+
+def _optimum(density: float, seed: int, starts: int = 8) -> Settled:
+    """Two sets of ten: the best of several descents of the exact loss."""
+    toy = Toy(20, 10, starts, seed=seed)
+    found = fit(toy, law_of([density], 20, 10), FitConfig(engine="exact", steps=1000, seed=seed))
+    return best(Settled(toy.W.detach().double(), toy.b.detach().double(), found.loss), starts)
 
 
 def _hexagon(note: _Notes, config: StudyConfig, starts: int) -> tuple[Settled, Settled]:
@@ -239,7 +268,12 @@ def _hexagon(note: _Notes, config: StudyConfig, starts: int) -> tuple[Settled, S
     alone = trained(features(6, torch.full((REPEATS, 6), HEXAGON, dtype=torch.float64)), 2, starts, plan)
     ideal = branches(np.array([HEXAGON])).optimum
     note("hexagon_gap", gaps(found.W).mean(1), "mean angle within a pair; " + text, gaps(ideal.W).mean().item())
-    note("hexagon_order", side_by_side(found.W).double(), "pairs stand side by side; " + text, 1.0)
+    note(
+        "hexagon_order",
+        side_by_side(found.W).double(),
+        "pairs stand side by side; " + text,
+        float(side_by_side(ideal.W)),
+    )
     note("independent_hexagon", (norms(alone.W) > 0.5).all(1).double(), "all six independent features are represented; " + text,
          float(hexagon_lead(np.array([HEXAGON]))[0] > 0))  # fmt: skip
     densities = np.linspace(0.05, 0.1, 6)
@@ -250,7 +284,6 @@ def _hexagon(note: _Notes, config: StudyConfig, starts: int) -> tuple[Settled, S
         "hexagon_edge",
         edge,
         "density at which the exact losses of hexagon and pentagon cross, independent features",
-        edge,
     )
     return found, alone
 
@@ -281,7 +314,7 @@ def _collapse(note: _Notes, sweep: np.ndarray, found: Settled, theory: Branches,
             note(f"collapsed_{name}", count[k[0]], text, float(theory.collapsed[k[0]]))
     for k in (1, 2, 3):
         text = "crossing of the exact losses of two arrangements"
-        note(f"threshold_{k}", curves.threshold(k), text, curves.threshold(k))
+        note(f"threshold_{k}", curves.threshold(k), text)
         note(f"trained_threshold_{k}", [_first(sweep, count[:, r].numpy(), k) for r in range(REPEATS)],
              "midway between the densities where the best training first collapses so many pairs", curves.threshold(k))  # fmt: skip
     excess = found.loss.view(-1, REPEATS) / theory.optimum.loss[:, None] - 1

@@ -173,7 +173,7 @@ def _descent_figure(path: Descent, table: list[Level]) -> Figure:
         "F2-descent", "Descent rests at the levels of the k-gons", f"{SOURCE}, dynamical transitions",
         "Horizontal stretches at the computed levels, with steep falls between them.",
         "Many runs never leave the first level that they reach; which transitions appear depends on the seed.",
-        still(Panel("loss on all data", "epoch", "loss", (*guides, *runs))),
+        still(Panel("loss on all data; levels " + ", ".join(level.name for level in table), "epoch", "loss", (*guides, *runs))),
     )  # fmt: skip
 
 

@@ -60,9 +60,9 @@ class Bench:
 
 PAPER = Bench(
     ((3, 2), (4, 2), (5, 2), (6, 2)), (4, 5, 6, 7, 8), ((10, 5), (20, 5)),
-    (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02), (1.0, 0.9, 0.7), 16, 6000, 30,
+    (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02), (1.0, 0.9, 0.7), 24, 6000, 30,
 )  # fmt: skip
-SMOKE = Bench(((4, 2), (5, 2)), (4, 6), ((10, 5),), (1.0, 0.2, 0.1), (1.0, 0.9), 6, 600, 6)
+SMOKE = Bench(((4, 2), (5, 2)), (4, 6), ((10, 5),), (1.0, 0.2, 0.1), (1.0, 0.9), 16, 600, 6)
 
 
 @dataclass(frozen=True)
@@ -248,8 +248,9 @@ def solid_figure(found: list[Position]) -> Figure:
     ]  # fmt: skip
     return Figure(
         "laboratory-space", "Toy laboratory: three dimensions", SOURCE + ", geometry of superposition",
-        "With equal importance and rare features: tetrahedron, triangular bipyramid, octahedron, and for eight features "
-        "the square antiprism. Lines are the edges of the convex hull.",
+        "With equal importance and rare features: six form an octahedron, seven a pentagonal bipyramid, eight a square "
+        "antiprism; fewer keep dimensions of their own. A tetrahedron needs density near 0.5. Lines are the edges of "
+        "the convex hull.",
         CAUTION, tuple(frames), "density | importance decay | features", columns=3,
     )  # fmt: skip
 
@@ -283,7 +284,8 @@ def learning(bench: Bench, seed: int) -> tuple[Figure, Figure]:
     )  # fmt: skip
     second = Figure(
         "laboratory-octahedron", "Learning: two sets of three correlated features", SOURCE + ", learning dynamics",
-        "The sets first part to opposite sides of one axis, then open into triangles, which turn into an octahedron.",
+        "Each set first collapses into one direction, then opens into a triangle; at the end every feature is opposite to "
+        "one of the other set: an octahedron.",
         "One network, the best of a few starts; some take another path.",
         movie(space, lambda W, step: (space_panel(f"step {step}", W), gram_panel(W))), "step", columns=3,
     )  # fmt: skip

@@ -4,47 +4,34 @@ The tied ReLU-output network with m = 2 is trained on a fixed set of T examples 
 scaled to length 1), full batch. Few examples become the corners of a regular T-gon; many make it embed five features as
 a pentagon; in between, the test loss is worst (double descent).
 
-T orthonormal examples on a T-gon are fitted without error: with ρ² = 1/(1 − cos(2π/T)),
-
-    W = ρ Σ_a x_a u_aᵀ  (u_a the corners of the unit T-gon),   b = −cos(2π/T) ρ² Σ_a x_a,   ‖W‖²_F = T ρ².
-
-Each example has the dimensionality D_X = ‖h_a‖² / Σ_c (ĥ_a·h_c)² = 2/T. Other polygons, not regular, may fit too.
+T orthonormal examples are fitted without error by a regular T-gon (`memorization_examples`), where each has the
+dimensionality D_X = ‖h_a‖² / Σ_c (ĥ_a·h_c)² = 2/T. Other polygons, not regular, may fit too.
 
 Source: Henighan et al. 2023, "Superposition, Memorization, and Double Descent" (n = 10,000, S = 0.999, 50,000 steps; here
-1,000, 0.99 and fewer steps unless `full`). T-gon formulas: own.
+1,000, 0.99 and fewer steps unless `full`).
 """
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ... import rng
-from ...errors import ConfigError
 from ...records import Figure, Frame, Panel
 from .base import Outcome, Say, StudyConfig, measured
 from .loops import rate
+from .memorization_examples import Examples, M, dimensionality, draw, draw_disjoint, loss, memorizer, radius
 from .sketch import across, line, points, series, still
 
-M = 2
 SOURCE = "Henighan et al. 2023, Superposition, Memorization, and Double Descent"
 
-
-@dataclass(frozen=True)
-class Examples:
-    """T examples of n features in sparse form, padded with value 0."""
-
-    index: Int[Tensor, "T k"]
-    value: Float[Tensor, "T k"]
-    n: int
-
-    def dense(self) -> Float[Tensor, "T n"]:
-        """The examples as a matrix."""
-        return torch.zeros(len(self.index), self.n, dtype=self.value.dtype).scatter_add_(1, self.index, self.value)
+PRODUCTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""T (1 − S): examples in which a feature is active."""
+LEARNED = 0.2
+"""Dimensionality from which a feature counts as learned: half of a pentagon's."""
 
 
 @dataclass(frozen=True)
@@ -91,64 +78,6 @@ FULL = Plan(
 )  # fmt: skip
 
 
-def draw(n: int, density: float, count: int, generator: torch.Generator) -> Examples:
-    """`count` examples with uniform values at random features, none empty, each of length 1."""
-    piece = max(2**24 // n, 1)
-    sizes = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-    active = torch.from_numpy(np.maximum(sizes.binomial(n, density, count), 1))
-    width = int(active.max())
-    # The places of the largest of n random numbers are distinct features, drawn evenly.
-    keys = (torch.rand(min(piece, count - start), n, generator=generator) for start in range(0, count, piece))
-    index = torch.cat([key.topk(width, dim=1).indices for key in keys])
-    value = torch.rand(count, width, generator=generator) * (torch.arange(width) < active[:, None])
-    return Examples(index, value / value.norm(dim=1, keepdim=True), n)
-
-
-def draw_disjoint(n: int, density: float, count: int, generator: torch.Generator) -> Examples:
-    """The first `count` of many examples that share no feature.
-
-    Raises: ConfigError if so many do not fit.
-    """
-    pool = draw(n, density, 100 * count, generator)
-    used, kept = set[int](), list[int]()
-    for row, (index, value) in enumerate(zip(pool.index, pool.value, strict=True)):
-        own = set(index[value > 0].tolist())
-        if len(kept) < count and not own & used:
-            kept.append(row)
-            used |= own
-    if len(kept) < count:
-        raise ConfigError(f"{count} examples without a common feature", expected=f"at most {len(kept)} of {n} features")
-    return Examples(pool.index[kept], pool.value[kept], n)
-
-
-def polygon(corners: int) -> Float[Tensor, "T 2"]:
-    """Corners of the regular polygon on the unit circle."""
-    angle = 2 * math.pi * torch.arange(corners, dtype=torch.float64) / corners
-    return torch.stack([angle.cos(), angle.sin()], 1)
-
-
-def radius(corners: int) -> float:
-    """Length ρ of the hidden vectors of a T-gon that fits T orthonormal examples."""
-    return (1 - math.cos(2 * math.pi / corners)) ** -0.5
-
-
-def memorizer(x: Float[Tensor, "T n"]) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
-    """Weights and biases that fit T orthonormal, nonnegative examples exactly.
-
-    Raises: ConfigError if the examples are not orthonormal or fewer than three.
-    Source: own; the T-gon that Henighan et al. 2023 observe.
-    """
-    if len(x) < 3 or not torch.allclose(x @ x.T, torch.eye(len(x), dtype=x.dtype), atol=1e-6):
-        raise ConfigError("the examples are not orthonormal", expected="three or more orthogonal rows of length 1")
-    rho = radius(len(x))
-    return rho * x.T @ polygon(len(x)).to(x), -math.cos(2 * math.pi / len(x)) * rho**2 * x.sum(0)
-
-
-def loss(W: Float[Tensor, "n 2"], b: Float[Tensor, " n"], x: Float[Tensor, "T n"]) -> Float[Tensor, ""]:
-    """Mean over examples of Σ_j (x_j − ReLU(h·W_j + b_j))²: what the kernel computes."""
-    return (x - torch.relu(x @ W @ W.T + b)).square().sum(1).mean()
-
-
 def memorize(examples: Examples, test: Examples, plan: Plan, steps: int, weight_decay: float, seed: int) -> Memory:
     """Full-batch AdamW from one random start, with warm-up and cosine decay."""
     from .memorization_kernel import gradient, train
@@ -159,7 +88,8 @@ def memorize(examples: Examples, test: Examples, plan: Plan, steps: int, weight_
     rates = np.array([rate(step, steps, plan.peak, 0.05) for step in range(steps)])
     train(p, *_arrays(examples), rates, weight_decay)
     u, v, b = p
-    fitted, fresh = (float(gradient(u, v, b, *_arrays(some), *np.zeros_like(p))) for some in (examples, test))
+    # A perfect fit is a difference of equal numbers: rounding may leave it below zero.
+    fitted, fresh = (max(float(gradient(u, v, b, *_arrays(some), *np.zeros_like(p))), 0.0) for some in (examples, test))
     return Memory(examples, torch.from_numpy(p[:2].T.copy()), torch.from_numpy(p[2]), fitted, fresh)
 
 
@@ -182,6 +112,25 @@ def sweep(plan: Plan, counts: tuple[int, ...], seeds: range, weight_decay: float
     return [[found[count, seed] for seed in seeds] for count in counts]
 
 
+def onset_sweep(plan: Plan, seeds: range, test: Examples) -> dict[float, np.ndarray]:
+    """For densities around the plan's, the largest dimensionality of a feature [seeds, PRODUCTS]."""
+    out: dict[float, np.ndarray] = {}
+    for density in (plan.density / 2, plan.density, 2 * plan.density):
+        counts = tuple(max(round(product / density), 3) for product in PRODUCTS)
+        rows = sweep(replace(plan, density=density, steps=plan.few_steps), counts, seeds, 0.01, test)
+        out[density] = np.array([[float(dimensionality(m.W).max()) for m in row] for row in rows]).T
+    return out
+
+
+def onset(largest: np.ndarray) -> float:
+    """T (1 − S) at which the largest dimensionality [PRODUCTS] first passes `LEARNED`; NaN if it does not."""
+    for i in range(1, len(largest)):
+        if largest[i - 1] < LEARNED <= largest[i]:
+            part = (LEARNED - largest[i - 1]) / (largest[i] - largest[i - 1])
+            return float(PRODUCTS[i - 1] * (PRODUCTS[i] / PRODUCTS[i - 1]) ** part)
+    return float("nan")
+
+
 def memorizers(plan: Plan, counts: tuple[int, ...], starts: int, steps: int, seed: int) -> list[Memory]:
     """For each number of disjoint examples, of the starts that fit them the one with the smallest weights."""
 
@@ -192,12 +141,6 @@ def memorizers(plan: Plan, counts: tuple[int, ...], starts: int, steps: int, see
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         found = [list(pool.map(one, [(some, start) for start in range(seed, seed + starts)])) for some in sets]
     return [min(tries, key=lambda m: (m.train > 1e-3, float(m.W.norm()))) for tries in found]
-
-
-def dimensionality(rows: Float[Tensor, "k 2"]) -> Float[Tensor, " k"]:
-    """‖h‖² / Σ_c (ĥ·h_c)² of every row, through the frame operator, so that many rows cost no more; 0 for zero rows."""
-    square = rows.square().sum(1)
-    return square**2 / ((rows @ (rows.T @ rows)) * rows).sum(1).clamp(min=1e-12)
 
 
 def angular_gaps(W: Float[Tensor, "n 2"]) -> np.ndarray:
@@ -222,15 +165,25 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     say("memorization: the same with weight decay 1")
     heavy_counts = plan.counts[:: 1 if smoke else 3]
     heavy = sweep(plan, heavy_counts, range(seed, seed + 3), 1.0, test)
+    say("memorization: other densities")
+    largest = onset_sweep(plan, range(seed, seed + 3), test)
+    onsets = np.array([onset(row.mean(0)) for row in largest.values()])
     values = _few(memories, few, seed) | _bump(light, many, plan, seed) | _learned(many, seed)
     decayed = np.array([[m.test for m in row] for row in heavy])
     values["decay_bump"] = measured(
         "decay_bump", decayed.max(0) / decayed[0], method="largest test loss over that with three examples", seed=seed
     )
+    values["onset_spread"] = measured(
+        "onset_spread",
+        float(onsets.max() / onsets.min()),
+        method="largest over smallest onset, three densities",
+        seed=seed,
+    )
     counts = (*plan.counts, plan.many)
     rows = [*[row[:3] for row in light], many]
     figures = (
         _loss_figure(plan, light, many, heavy_counts, decayed), _dimension_figure(counts, rows), _norm_figure(counts, rows),
+        _onset_figure(largest),
         _film([*memories, *[row[0] for row in rows if len(row[0].examples.index) > max(few)]]),
     )  # fmt: skip
     x = draw_disjoint(plan.n, plan.density, few[-1], rng.stream(seed, "exact")).dense().double()
@@ -288,20 +241,24 @@ def _loss_figure(
 ) -> Figure:
     counts = (*plan.counts, plan.many)
     test, train = ([[getattr(m, kind) for m in row[:3]] for row in (*light, many)] for kind in ("test", "train"))
-    panel = Panel(
-        "loss", "number of examples T", "loss per example",
-        (
-            across("test", counts, np.array(test).T), across("train", counts, np.array(train).T),
-            across("test, weight decay 1", heavy_counts, decayed.T),
-            line("predicting zero", [counts[0], counts[-1]], [1, 1]),
-        ), x_log=True, y_log=True,
+    zero = line("predicting zero", [counts[0], counts[-1]], [1, 1])
+    panels = (
+        Panel(
+            "test loss", "number of examples T", "loss per example",
+            (across("trained", counts, np.array(test).T), across("weight decay 1", heavy_counts, decayed.T), zero),
+            x_log=True, y_log=True,
+        ),
+        Panel(
+            "train loss", "number of examples T", "loss per example",
+            (across("trained", counts, np.array(train).T), zero), x_log=True,
+        ),
     )  # fmt: skip
     return Figure(
         "F3-loss", "Double descent in the number of examples", f"{SOURCE}, test loss over data set size",
         "The train loss leaves zero once the examples no longer fit on a circle; the test loss rises and then falls to "
         "the loss of a network that knows five features.",
         "Where the bump lies, and how high it is, depends on the length of training and the learning rate.",
-        still(panel),
+        still(*panels), columns=2,
     )  # fmt: skip
 
 
@@ -340,6 +297,22 @@ def _norm_figure(counts: tuple[int, ...], rows: list[list[Memory]]) -> Figure:
         "Norms grow with the polygon, peak where memorizing fails, and fall to those of a pentagon of features.",
         "Polygons of up to about fifteen examples share features by chance, so their norms need not follow the line.",
         still(*panels), columns=2,
+    )  # fmt: skip
+
+
+def _onset_figure(largest: dict[float, np.ndarray]) -> Figure:
+    products = np.array(PRODUCTS)
+    plain = tuple(across(f"density {p:g}", products / p, rows) for p, rows in largest.items())
+    scaled = tuple(across(f"density {p:g}", products, rows) for p, rows in largest.items())
+    label = "largest dimensionality of a feature"
+    panels = (
+        Panel("by examples", "number of examples T", label, plain, x_log=True),
+        Panel("by active examples", "T (1 − S)", label, scaled, x_log=True),
+    )
+    return Figure(
+        "F3-onset", "What sets the scale?", f"{SOURCE}, comment by Jermyn on the scale of the transition",
+        "Curves of different densities fall together once the examples in which a feature is active are counted.",
+        "Three densities within a factor of four, and a short training.", still(*panels), columns=2,
     )  # fmt: skip
 
 

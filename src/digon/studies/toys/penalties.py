@@ -138,7 +138,7 @@ def train(
     *,
     steps: int,
     seed: int,
-    peak: float = 1e-2,
+    peak: float = 2e-2,
 ) -> tuple[Float[Tensor, "i n m"], Float[Tensor, "i n"]]:
     """Weights and biases of networks with m hidden units, one per strength, trained side by side."""
     g = rng.stream(seed, "penalties")
@@ -169,6 +169,8 @@ class Size:
     """Networks per strength and seed, of which the best is kept."""
     seeds: int
     pixels: int
+    rows: int = 12_000
+    """Rows with two active features behind every loss; half as many have more."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,10 @@ def best(
         pressure.dropout, pressure.blocks, pressure.active,
     )  # fmt: skip
     n = len(importance)
-    batch, rows = Strata(n, density, 160 // n, 100, 60 * (n > 2)), Strata(n, density, 100, 12_000, 6_000 * (n > 2))
+    batch, rows = (
+        Strata(n, density, 160 // n, 100, 60 * (n > 2)),
+        Strata(n, density, 100, size.rows, size.rows // 2 * (n > 2)),
+    )
     with one_thread():
         W, b = train(m, importance, wide, batch, steps=size.steps, seed=seed)
         loss, activity = reconstruction(W, b, importance, wide, rows, 0)

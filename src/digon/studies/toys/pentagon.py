@@ -26,9 +26,9 @@ from ...measures.geometry import cosines, norms
 from ...records import Figure, Frame, Measurement, Panel, Series
 from ...worlds.closed import interference_error, own_error, variance
 from ...worlds.descent import minimize
-from ...worlds.features import Features, features
+from ...worlds.features import Features, FeatureSet, features
 from .base import Outcome, Say, StudyConfig, measured
-from .diagram import Settled, best, exact_two, random_starts, search, settle
+from .diagram import Settled, best, exact_two, search, settle
 from .sketch import Role, line, points, series, still
 
 N, M = 5, 2
@@ -125,12 +125,11 @@ def one_active_loss(W: Float[Tensor, "i n m"], b: Float[Tensor, "i n"]) -> Float
 
 
 def sparse_limit(starts: int, seed: int) -> Settled:
-    """Local minima of the loss with one active feature, from random starts of mixed sizes."""
-    W, b = random_starts(starts, N, M, seed)
-    size = 0.5 + 2 * torch.rand(starts, 1, 1, generator=rng.stream(seed, "sizes"), dtype=torch.float64)
-
-    x, loss = minimize(_one_active, torch.cat([(size * W).flatten(1), b], 1), iterations=300)
-    return Settled(x[:, : N * M].reshape(-1, N, M), x[:, N * M :], loss)
+    """Local minima of the loss with one active feature, from random starts; losses summed over which one it is."""
+    one_at_a_time = FeatureSet(tuple(range(N)), "anticorrelated")
+    law = features(N, torch.full((1, N), 1 / N, dtype=torch.float64), sets=(one_at_a_time,))
+    found = search(law, M, starts, seed)
+    return Settled(found.W, found.b, N * found.loss)
 
 
 def _one_active(x: Tensor, _: Tensor) -> Tensor:

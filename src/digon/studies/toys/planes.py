@@ -5,7 +5,8 @@ The loss is the closed form of `worlds/closed`; every penalty has one too. With 
     L1         λ E|w₁x₁ + w₂x₂|    in the sparse limit the last feature stays if λ < 0.7258 r, whatever the density
     overlap    2 μ (w₁w₂)²         in the sparse limit equal features share if the density is above 3 μ
     dropout    the unit is gone with probability q, and scaled up by 1/(1 − q) where it stays
-    one of two units in use        nothing is shared: where both features are active, the smaller one is lost
+    one of two units in use        a unit for each feature loses the smaller one where both are active; but a unit for the
+                                   difference and one for the sum lose less, since the choice of unit tells them apart
 
 Source: the loss of Elhage et al. 2022, "Toy Models of Superposition"; penalties and limits are derived here.
 """
@@ -100,16 +101,28 @@ def plane(energy: Energy, strength: float, density: np.ndarray, importance: np.n
     return Diagram(density, importance, value.numpy().reshape(shape), norm, overlap)
 
 
-def one_of_two(density: np.ndarray, importance: np.ndarray) -> Diagram:
-    """Two units of which the larger one is used: unit weights, bias 0; or the last feature ignored.
+def difference_and_sum() -> float:
+    """Squared error, over p² (1 + r), of units x₁ − x₂ and (x₁ + x₂)/√2, of which the larger one is used; no bias.
 
-    Where both features are active the smaller one is lost: p² (1 + r)/12, half of what the antipodal pair costs.
+    A feature alone is read from the difference without error. Of two active features with ratio t, the sum is in use
+    above t = (√2 − 1)², where both are read as their mean; below it the smaller one is lost from both outputs.
+    """
+    turn = (2**0.5 - 1) ** 2
+    return (2 * turn**3 / 3 + (1 - turn) ** 3 / 6) / 4
+
+
+def one_of_two(density: np.ndarray, importance: np.ndarray) -> Diagram:
+    """Two units of which the larger one is used, bias 0: the best of three codes with fixed weights.
+
+    The last or the first feature ignored; a unit for each feature, which loses p² (1 + r)/12; or their difference and
+    sum, which loses `difference_and_sum` p² (1 + r). Interference is that within the unit in use: 1 for the last code.
     """
     p, r = np.meshgrid(density, importance, indexing="ij")
     v = p / 3 - p**2 / 4
-    losses = np.stack([r * v, v, (1 + r) * p**2 / 12])
-    norm = np.array([0.0, 1.0, 1.0])[losses.argmin(0)]
-    return Diagram(density, importance, losses.min(0), norm, np.zeros_like(norm))
+    losses = np.stack([r * v, v, (1 + r) * p**2 / 12, (1 + r) * p**2 * difference_and_sum()])
+    code = losses.argmin(0)
+    norm, shared = np.array([0.0, 1.0, 1.0, 1.5**0.5])[code], np.array([0.0, 0.0, 0.0, 1.0])[code]
+    return Diagram(density, importance, losses.min(0), norm, shared)
 
 
 def threshold_alone() -> float:
@@ -155,6 +168,8 @@ class Aligned:
     """Squared error."""
     energy: float
     """With the penalty."""
+    shares: tuple[float, ...]
+    """Largest weight over the sum of weights of every unit."""
 
 
 def aligned(strength: float, importance: Float[Tensor, " n"], density: float, m: int) -> Aligned:
@@ -188,7 +203,8 @@ def aligned(strength: float, importance: Float[Tensor, " n"], density: float, m:
         return found
 
     total, chosen = best(0, 0, m)
-    kept = W[list(chosen), :, 0].abs() > 0.5
+    size = W[list(chosen), :, 0].abs()
+    kept, shares = size > 0.5, (size.amax(1) / size.sum(1)).tolist()
     unit_loss = loss[list(chosen)].sum() + lost.sum() - (first[list(chosen)] + last[list(chosen)]).sum() * variance(p)
     both = int(kept.all(1).sum())
-    return Aligned(int(kept.sum()), 2 * both, float(unit_loss), float(lost.sum()) - total)
+    return Aligned(int(kept.sum()), 2 * both, float(unit_loss), float(lost.sum()) - total, tuple(shares))

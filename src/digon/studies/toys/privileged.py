@@ -5,11 +5,11 @@
 At every density many networks are trained from random starts and the one with the lowest expected loss is read: which
 features it represents, which neurons carry one feature only, and which binary codes the others use.
 
-1. Train 96 networks per density (Adam, cosine decay), rank them on fresh samples.
+1. Train 64 networks per density (Adam, cosine decay), rank them on fresh samples.
 2. Compute the expected loss of the best few by enumeration (`quadrature`), keep the lowest.
-3. Classify its neurons: monosemantic = second largest weight below 0.15 of the largest.
-4. Carry one winner of every kind to every density and let it settle in its local minimum there: the curves of loss over
-   density cross where one kind gives way to the next, and the lowest is the best minimum known.
+3. Classify its neurons: monosemantic = all other weights are below 0.15 of the largest.
+4. Let every code that the paper describes (`privileged_codes`) settle in its local minimum at every density: the curves
+   of loss cross where one code gives way to the next. The lowest of them and of the settled winner is the best known.
 5. Give the hidden units a bias: they can then stay on and be linear.
 
 Source: Elhage et al. 2022, "Toy Models of Superposition", section on a privileged basis.
@@ -25,17 +25,18 @@ from torch import Tensor
 
 from ... import rng
 from ...measures.geometry import represented
-from ...records import Figure, Frame, Measurement, Panel, Series
+from ...records import Figure, Frame, Measurement, Panel
 from ...worlds.features import Features, features
 from ...worlds.fit import FitConfig, fit
 from ...worlds.toys import Activation, Toy
 from . import sketch
 from .base import Outcome, Say, StudyConfig, measured
 from .loops import minimize
+from .privileged_codes import M, N, codes
 from .quadrature import pattern_loss, polish
 from .stacks import stack
 
-N, M, DECAY = 10, 5, 0.75
+DECAY = 0.75
 DENSITIES = (1.0, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.08, 0.05, 0.03, 0.01)
 SMOKE_DENSITIES = (1.0, 0.3, 0.03)
 PAIRED = 0.3
@@ -93,31 +94,40 @@ def settled(start: Best, density: float, rows: int = 2**14) -> Best:
     return Best(density, ordered(toy.W[0].detach()), toy.b[0].detach(), after)
 
 
-def carried(found: list[Best]) -> list[list[Best]]:
-    """[density][kind]: one winner of every kind, settled at every density. A kind is a pair from `regime`."""
-    kinds = sorted({regime(b.W) for b in found}, key=lambda k: (k[1], -k[0]))
-    jobs = [
-        (min((b for b in found if regime(b.W) == kind), key=lambda b: abs(b.density / d - 1)), d)
-        for d in (b.density for b in found)
-        for kind in kinds
-    ]
-    with ThreadPoolExecutor(THREADS) as pool:
-        rows = list(pool.map(lambda job: settled(*job), jobs))
-    return [rows[k : k + len(kinds)] for k in range(0, len(rows), len(kinds))]
+def known(densities: list[float], rows: int) -> dict[str, list[Best]]:
+    """Every published code, settled at every density."""
+    starts = codes()
+    jobs = [(Best(d, W, _bias(W, d), float("nan")), d) for W in starts.values() for d in densities]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the problems are tiny: two at once beat two threads on one
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            best = list(pool.map(lambda job: settled(job[0], job[1], rows), jobs))
+    finally:
+        torch.set_num_threads(threads)
+    width = len(densities)
+    return {name: best[k * width : (k + 1) * width] for k, name in enumerate(starts)}
+
+
+def _bias(W: Tensor, density: float) -> Tensor:
+    return torch.where(W.abs().sum(1) > 0, 0.0, density / 2)
 
 
 def ordered(W: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
     """The same network with neurons sorted: monosemantic first, then by their most important connected feature."""
-    strong = W.abs() > 0.5 * W.abs().amax(0)
+    strong = W > 0.5 * W.amax(0)
     first = torch.where(strong.any(0), strong.int().argmax(0), N)
     key = first + N * (~monosemantic(W)).long()
     return W[:, key.argsort(stable=True)]
 
 
 def monosemantic(W: Float[Tensor, "n m"], ratio: float = 0.15) -> Bool[Tensor, " m"]:
-    """Neurons whose second largest weight is below `ratio` of the largest, which must not be tiny."""
-    top = W.abs().topk(2, dim=0).values
-    return (top[1] < ratio * top[0]) & (top[0] > PAIRED)
+    """Neurons with one weight of at least `ratio` of their largest positive one, which must not be tiny.
+
+    The scale is a positive weight because negative ones may grow without effect: they only keep the neuron off.
+    """
+    top = W.amax(0)
+    return ((W.abs() >= ratio * top).sum(0) == 1) & (top > PAIRED)
 
 
 def code_words(W: Float[Tensor, "n m"]) -> set[tuple[int, ...]]:
@@ -164,21 +174,23 @@ def pairs(W: Float[Tensor, "n m"]) -> tuple[int, int]:
 def run(config: StudyConfig, say: Say) -> Outcome:
     """Best networks over densities: losses, represented features, monosemantic neurons, codes; and known minima."""
     densities = SMOKE_DENSITIES if config.smoke else DENSITIES
-    starts = 12 if config.smoke else 96
+    starts = 12 if config.smoke else 64
     training = FitConfig(
-        steps=1000 if config.smoke else 4000, batch=256, learning_rate=1e-2,
+        steps=1000 if config.smoke else 8000, batch=256 if config.smoke else 512, learning_rate=1e-2,
         schedule="cosine", seed=config.seed, device=config.device,
     )  # fmt: skip
     say(f"training {starts} networks at each of {len(densities)} densities")
     found = best_networks(densities, starts, training)
     linear = best_networks((0.3,), 4, training, hidden="linear")[0]
-    say("carrying every kind of network to every density")
-    curves = carried(found)
-    lowest = [min(row, key=lambda b: b.loss) for row in curves]
+    say("settling the published codes at every density")
+    rows = 2**12 if config.smoke else 2**14
+    curves = known(list(densities), rows)
+    winners = [settled(b, b.density, rows) for b in found]
+    lowest = [min(some, key=lambda b: b.loss) for some in zip(winners, *curves.values(), strict=True)]
     if not config.smoke:
-        lowest = [settled(b, b.density, 2**17) for b in lowest]
+        lowest = [settled(b, b.density, 2**16) for b in lowest]
     say("a bias in the hidden layer")
-    biased = hidden_bias(0.3, 4, 600 if config.smoke else 3000, config.seed)
+    biased = hidden_bias(0.3, 4, 400 if config.smoke else 3000, config.seed)
     privileged = next(b for b in found if b.density == 0.3)
     values = _quantities(found, lowest, starts, config.seed)
     values |= _basis(linear, privileged, biased, config.seed)
@@ -206,7 +218,9 @@ def _shapes(by: dict[float, Tensor]) -> dict[str, float]:
     """Numbers that say which published code the networks use."""
     dense, middle = [d for d in by if d >= 0.5], [d for d in by if 0.2 <= d <= 0.4]
     sparse = [pairs(by[d]) for d in by if d <= 0.04]
+    counts = [regime(W) for W in by.values()]
     shapes = {
+        "monotone": float(all(a[1] <= b[1] and a[0] >= b[0] for a, b in pairwise(counts))),
         "all_mono_dense": _share([regime(by[d]) == (M, M) for d in dense]),
         "three_in_two": _share([three_in_two(by[d]) for d in middle]),
         "two_neurons": float(min(two for two, _ in sparse)),
@@ -220,6 +234,7 @@ def _shapes(by: dict[float, Tensor]) -> dict[str, float]:
 
 
 MEANINGS = {
+    "monotone": "features never fewer, monosemantic neurons never more with falling density",
     "all_mono_dense": "share of densities from 0.5 with five monosemantic neurons",
     "three_in_two": "share of densities from 0.2 to 0.4 with three monosemantic neurons and the code of three in two",
     "two_neurons": "features with exactly two positive weights > 0.3, densities up to 0.04",
@@ -240,16 +255,13 @@ def _quantities(found: list[Best], lowest: list[Best], starts: int, seed: int) -
     for b in found:
         mono, count = regime(b.W)
         note(f"loss_{tag(b.density)}", b.loss, "expected loss by enumeration of active sets")
-        note(f"represented_{tag(b.density)}", count, "features with ‖Wᵢ‖ > 0.5")
-        note(f"mono_{tag(b.density)}", mono, "neurons with a second largest weight below 0.15 of the largest")
+        note(f"represented_{tag(b.density)}", float(count), "features with ‖Wᵢ‖ > 0.5")
+        note(f"mono_{tag(b.density)}", float(mono), "neurons whose other weights are below 0.15 of the largest")
     for name, value in _shapes({b.density: b.W for b in found}).items():
         note(name, value, MEANINGS[name])
     note("share_at_best", min(b.share for b in found), "least share of starts within 1 % of the best, over densities")
     excess = max(b.loss / low.loss for b, low in zip(found, lowest, strict=True))
     note("loss_over_best_known", excess, "largest ratio over densities to the lowest minimum known")
-    counts = [regime(b.W) for b in found]
-    rising = all(a[1] <= b[1] and a[0] >= b[0] for a, b in pairwise(counts))
-    note("monotone", float(rising), "features never fewer, monosemantic neurons never more with falling density")
     return values
 
 
@@ -297,14 +309,16 @@ def weight_grid(W: Float[Tensor, "n m"], title: str) -> Panel:
     """Neurons × features as colors."""
     n, m = W.shape
     picture = sketch.grid(range(n), range(m), W.T, diverging=True)
-    return Panel(title, "feature, most important first", "neuron", grid=picture, color_label="weight")
+    return Panel(
+        title, "feature, most important first", "neuron", grid=picture, color_label="weight", color_range=(-1.5, 1.5)
+    )
 
 
 def _weights(found: list[Best]) -> Figure:
-    index = torch.arange(N)
+    index = torch.arange(float(N))
     frames = tuple(
         Frame(
-            f"density {b.density:g}",
+            f"{b.density:g}",
             (
                 weight_grid(b.W, f"W: {regime(b.W)[1]} features, {regime(b.W)[0]} monosemantic neurons"),
                 stack(b.W, f"loss {b.loss:.4g}", index, "feature", (0.0, N - 1.0)),
@@ -340,24 +354,21 @@ def _regimes(found: list[Best], lowest: list[Best]) -> Figure:
     )  # fmt: skip
 
 
-def _energies(found: list[Best], curves: list[list[Best]]) -> Figure:
+def _energies(found: list[Best], curves: dict[str, list[Best]]) -> Figure:
     x = [1 / b.density for b in found]
     guess = [float(law_of(b.density).importance[M:].sum()) * (b.density / 3 - b.density**2 / 4) for b in found]
-    lines = list[Series]()
-    for k in range(len(curves[0])):
-        kinds = [regime(row[k].W) for row in curves]
-        common = max(set(kinds), key=kinds.count)
-        name = f"{common[1]} features, {common[0]} monosemantic"
-        lines.append(sketch.line(name, x, [row[k].loss / g for row, g in zip(curves, guess, strict=True)]))
+    lines = [
+        sketch.line(name, x, [b.loss / g for b, g in zip(row, guess, strict=True)]) for name, row in curves.items()
+    ]
     dots = sketch.points("best trained network", x, [b.loss / g for b, g in zip(found, guess, strict=True)])
     panel = Panel(
-        "Loss of every kind of network", "1 / density", "loss over five features kept", (*lines, dots), x_log=True
+        "Loss of every code", "1 / density", "loss over five features kept", (*lines, dots), x_log=True, y_log=True
     )
     return Figure(
-        "E8-energies", "Which kind of network is best at which density", "",
-        "Every line is one arrangement, settled anew at each density; the lowest line changes from left to right, and "
+        "E8-energies", "Which code is best at which density", "",
+        "Every line is one code of the paper, settled anew at each density; the lowest line changes from left to right, and "
         "the trained networks sit on it.",
-        "An arrangement may change into another one on the way; a line is named after what it is at most densities.",
+        "A code may change into another one as it settles; only which features use which words was given.",
         sketch.still(panel), columns=1,
     )  # fmt: skip
 

@@ -102,7 +102,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
         "largest_ratio": measured("largest_ratio", ratio.max(1), method=f"largest ‖W‖²/m over 1/(p ln 1/p), over densities; {text}", seed=seed),
         "count_ratio": measured("count_ratio", (last.count / bound).max(1), method=f"largest represented features per dimension over 1/(p ln 1/p); n = {last.n}, m = {last.m}", seed=seed),
         "falls": measured("falls", ratio[:, -1] / ratio[:, 0], method=f"that ratio at the sparsest over that at the densest; {text}", seed=seed),
-        "grows": measured("grows", (np.diff(found[0].frobenius, axis=1) > 0).all(1).astype(float), method=f"‖W‖²/m grows with sparsity at every step; {text}", seed=seed),
+        "grows": measured("grows", (np.diff(last.frobenius, axis=1) > 0).all(1).astype(float), method=f"‖W‖²/m grows with sparsity at every step; {REPEATS} trainings, n = {last.n}, m = {last.m}", seed=seed),
         "recovery_ratio": measured("recovery_ratio", [float(np.mean([edges[k][r] / limit[k] for k in ks])) for r in range(REPEATS)], method=f"dimensions at which half of the vectors are recovered over the statistical dimension, n = {n}, k = {', '.join(map(str, ks))}", seed=seed),
     }  # fmt: skip
     exact = {"recovery_ratio": 1.0}

@@ -33,7 +33,7 @@ from .base import Outcome, Say, StudyConfig, measured
 from .sketch import line, points, series, still
 from .tegum import Gain, gains, regrouping
 
-SEEDS = 3
+SEEDS = 4
 JUDGED = (0.85, 0.61, 0.57, 0.35, 0.3, 0.25, 0.21, 0.19, 0.15, 0.1)
 """Densities that claims speak about: trained with `SEEDS` seeds."""
 BETWEEN = (1.0, 0.7, 0.66, 0.63, 0.59, 0.54, 0.5, 0.45, 0.4, 0.27, 0.23, 0.2, 0.17, 0.12)
@@ -120,7 +120,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     found = gains(grid)
     n, m = (48, 6) if smoke else (400, 30) if config.full else (200, 20)
     judged, others = ((0.35,), (1.0, 0.6, 0.21)) if smoke else (JUDGED, BETWEEN)
-    steps, batch = (1500, 256) if smoke else (6000, 512)
+    steps, batch = (1500, 256) if smoke else (10_000, 512)
     recipe = FitConfig(
         steps=steps, batch=batch, learning_rate=5e-3, schedule="cosine", seed=rng.derive(seed, "uniform")
     )
@@ -132,7 +132,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
         _judge_regrouping(values, exact, sweep, grid, found)
         say("training other sizes")
         few = train(60, m, [0.63] * SEEDS, recipe)
-        large = train(400, 30, [0.35, 0.3, 0.21], recipe)
+        large = train(400, 30, [0.35, 0.3, 0.21, 0.21, 0.21], recipe)
         _judge_sizes(values, sweep, few, large, seed)
     figures = (_dimensions(sweep, grid, found), _scatter(sweep), _gains(grid, found), _graph(sweep))
     return Outcome(values, exact, figures)
@@ -168,7 +168,9 @@ def _common(sweep: Sweep, seed: int) -> tuple[dict[str, Measurement], dict[str, 
     return values, exact
 
 
-PLATEAUS: tuple[tuple[str, float, Callable[[Tensor], float | Tensor]], ...] = (
+Reading = Callable[[Tensor], float | Tensor]
+"""A number from the weights [n m] of one network."""
+PLATEAUS: tuple[tuple[str, float, Reading], ...] = (
     ("live_35", 0.35, lambda W: geometry.represented(W).sum()),
     ("live_30", 0.3, lambda W: geometry.represented(W).sum()),
     ("half_share_30", 0.3, lambda W: share_at(W, 1 / 2)),
@@ -186,17 +188,31 @@ PLATEAUS: tuple[tuple[str, float, Callable[[Tensor], float | Tensor]], ...] = (
 LOSSES = (0.35, 0.25, 0.21, 0.15, 0.1)
 
 
+def _lowest(sweep: Sweep, name: str, density: float, reading: Reading, seed: int) -> Measurement:
+    """A reading of the network with the lowest loss at a density; the interval is the range over all seeds."""
+    which = sweep.at(density)
+    samples = [float(reading(sweep.W[i])) for i in which]
+    value = samples[int(np.argmin(sweep.loss[which]))]
+    text = f"lowest loss of {len(which)} seeds (interval: their range), n = {sweep.n}, m = {sweep.m}, density {density}"
+    return Measurement(name, value, min(samples), max(samples), len(samples), method=text, seed=seed)
+
+
 def _judge_plateaus(values: dict[str, Measurement], sweep: Sweep, seed: int) -> None:
     text = f"n = {sweep.n}, m = {sweep.m}, {SEEDS} seeds"
     for name, density, reading in PLATEAUS:
-        samples = [float(reading(sweep.W[i])) for i in sweep.at(density)]
-        values[name] = measured(name, samples, method=f"{text}, density {density}", seed=seed)
+        values[name] = _lowest(sweep, name, density, reading, seed)
     for density in LOSSES:
         name = f"loss_{100 * density:.0f}"
         values[name] = measured(name, sweep.relative_loss[sweep.at(density)], method=f"loss / (n v), {text}", seed=seed)
-    dense = [i for i in range(len(sweep.W)) if sweep.density[i] >= 0.61]
-    quarters = max(share_at(sweep.W[i], 3 / 4) for i in dense)
-    values["quarter_share"] = measured("quarter_share", quarters, method="best density from 0.61", seed=seed)
+    best = [sweep.W[i] for i in _first(sweep)]
+    for name, fraction in (
+        ("best_quarter", 3 / 4),
+        ("best_third", 2 / 3),
+        ("best_fifth", 2 / 5),
+        ("best_antiprism", 3 / 8),
+    ):
+        text = "share at the fraction, lowest loss of every density, largest over densities"
+        values[name] = measured(name, max(share_at(W, fraction) for W in best), method=text, seed=seed)
     stars = geometry.dimensions_per_feature(sweep.W).numpy()
     sticky = sweep.density[np.abs(stars - 0.5) < 0.05]
     width = float(sticky.max() / sticky.min()) if len(sticky) else 1.0
@@ -233,8 +249,12 @@ def _judge_sizes(values: dict[str, Measurement], sweep: Sweep, few: Sweep, large
     little = [share_at(W, 2 / 3) for W in few.W]
     text = "share at 2/3 at density 0.63, n = 200 less n = 60, m = 20"
     values["pressure"] = measured("pressure", float(many.mean()) - np.array(little), method=text, seed=seed)
-    for k, (name, fraction) in enumerate((("half_400_35", 1 / 2), ("half_400_30", 1 / 2), ("fifth_400_21", 2 / 5))):
-        values[name] = measured(name, share_at(large.W[k], fraction), method="n = 400, m = 30", seed=seed)
+    for name, density, fraction in (
+        ("half_400_35", 0.35, 1 / 2),
+        ("half_400_30", 0.3, 1 / 2),
+        ("fifth_400_21", 0.21, 2 / 5),
+    ):
+        values[name] = _lowest(large, name, density, lambda W, f=fraction: share_at(W, f), seed)
     live = geometry.represented(large.W).sum(1).double() / large.m
     values["live_400_35"] = measured("live_400_35", 30 * float(live[0]), method="n = 400, m = 30", seed=seed)
     ratio = float(live[0]) / values["features_per_m_35"].value

@@ -73,13 +73,14 @@ def plane(W: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n 2"], float]:
 
 
 def circular_correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
-    """|correlation| of two sets of angles (Jammalamadaka and Sarma 1988), from differences and sums of all pairs.
+    """|correlation| of two sets of angles: sines of all differences between pairs, in the form of moments.
 
-    Range: 0 to 1. Rotating or reflecting either set changes nothing.
+    Range: 0 to 1. Rotating or reflecting either set changes nothing. Source: Fisher and Lee 1983.
     """
     x, y = torch.exp(1j * a.double()), torch.exp(1j * b.double())
-    minus, plus = (x * y.conj()).mean().abs(), (x * y).mean().abs()
-    return float((minus**2 - plus**2).abs())
+    together = (x * y.conj()).mean().abs() ** 2 - (x * y).mean().abs() ** 2
+    alone = (1 - (x * x).mean().abs() ** 2) * (1 - (y * y).mean().abs() ** 2)
+    return float((together / alone.clamp(min=1e-12).sqrt()).abs())
 
 
 def train_heads(heads: int, seeds: int, steps: int, seed: int) -> Float[Tensor, " i"]:
