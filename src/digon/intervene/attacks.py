@@ -4,8 +4,8 @@ Superposition spreads every feature over the inputs of the others: the output i 
 row i of (V Wᵀ)ᵀ, so an attacker who moves a little in *all* inputs moves one output a lot.
 
 1. One candidate per feature and sign: ±size · (row i) / ‖row i‖. It is the exact maximizer of pre-activation i.
-2. The attack is the candidate that hurts most, of all 2 n, for every input anew. Gradient ascent is far weaker: a
-   sparse network's ReLUs are nearly all off, and an output that is off has no gradient (gradient masking).
+2. The attack is the candidate that hurts most, of all 2 n, for every input anew. Gradient ascent has nothing to follow
+   where ReLUs are off (gradient masking); where they are on it may combine candidates and find more.
 3. Vulnerability = (L' − L) / (L'₀ − L₀). The reference, a network without superposition, loses exactly
    size² · (largest importance): its worst candidate moves one kept output by `size`.
 

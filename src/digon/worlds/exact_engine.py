@@ -3,6 +3,7 @@
 This module imports numba; import it lazily.
 """
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -15,6 +16,8 @@ from .descent_kernel import Plan, minimize
 from .exact_law import ANTICORRELATED, CORRELATED, SINGLE, Task
 from .features import Features, moments
 
+SMALL = 2**14
+"""Parameters times features below which threads cost more than they bring."""
 Progress = Callable[[int, int], None]
 KINDS = {"correlated": CORRELATED, "anticorrelated": ANTICORRELATED}
 COARSE = 16
@@ -49,10 +52,12 @@ def solve(
 
     As many threads as torch uses; what comes out does not depend on them.
     """
-    count, threads = len(theta), torch.get_num_threads()
+    count, small = len(theta), plan.steps == 0 and theta.size * task.n < SMALL
+    threads = 1 if small else torch.get_num_threads()
     density, importance = (np.ascontiguousarray(np.atleast_2d(v.double())) for v in (law.density, law.importance))
     out = loss, slopes, _ = np.empty(count), np.empty_like(theta), np.zeros(count, np.int64)
-    size = min(max(1, count // (16 * threads)), 1024)
+    whole = threads == 1 and progress is None
+    size = max(1, count if whole else min(math.ceil(count / (16 * threads)), 1024))
 
     def work(start: int) -> int:
         end = min(start + size, count)

@@ -207,17 +207,7 @@ def moments(law: Values) -> tuple[float, float]:
 
 
 def second_moments(law: Features) -> tuple[Float[Tensor, "*instances n"], Float[Tensor, "*instances n n"]]:
-    """E[x] and E[x xᵀ], float64, for the expected loss.
-
-    Raises: ConfigError if a set is a hierarchy or a copula, whose expected loss is not known.
-    """
-    for group in law.sets:
-        if group.kind not in EXACT_KINDS:
-            raise ConfigError(
-                f"features {list(group.members)} form a {group.kind}, which has no exact loss",
-                expected=" | ".join(EXACT_KINDS),
-                hint="train with engine='sampled'",
-            )
+    """E[x] and E[x xᵀ], float64; exact for every kind of set."""
     first, second = moments(law.values)
     mean = law.density.double() * first
     both = joint_density(law) * first**2

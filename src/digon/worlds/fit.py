@@ -1,7 +1,8 @@
 """Train toy networks.
 
     sampled     Adam, AdamW or SGD on fresh samples, as in the papers: for learning dynamics and for any toy
-    exact       minimizes the expected loss itself, where `worlds/population` knows it
+    exact       minimizes the expected loss itself, where `worlds/population` knows it; of the settings it reads `steps`
+                (most iterations of a descent) and `init_scale`, and progress counts instances
 
 Instances are independent: every instance has its own data, loss and optimum; `Fit.best` names the best one.
 """

@@ -8,8 +8,9 @@ the basin that training finds. No randomness is involved, and a run takes second
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..errors import ConfigError, NonFiniteError
 from .descent import minimize
 from .features import Features
+from .memory import check_memory
 from .population import check_exact, expected_loss, has_numba
 from .toys import Toy
 
@@ -41,6 +43,17 @@ def check_fit(toy: Toy, law: Features) -> None:
     check_exact(toy.W, toy.b, law, toy.output, V=V, compiled=has_numba())
 
 
+@dataclass(frozen=True)
+class Settled:
+    """Networks at local minima of the expected loss, float64."""
+
+    W: Float[Tensor, "i n m"]
+    V: Float[Tensor, "i n m"]
+    """The same tensor as W when tied."""
+    b: Float[Tensor, "i n"]
+    loss: Float[Tensor, " i"]
+
+
 def descend(
     toy: Toy, law: Features, *, steps: int, progress: Callable[[int, int], None] | None = None
 ) -> Float[Tensor, " i"]:
@@ -51,51 +64,99 @@ def descend(
     Raises: ConfigError as `check_fit`; NonFiniteError if a loss is not finite.
     """
     check_fit(toy, law)
-    parts = [toy.W, toy.b] if toy.tied else [toy.W, toy.V, toy.b]
-    start = torch.cat([part.detach().double().cpu().flatten(1) for part in parts], 1)
-    if has_numba():
-        theta, loss = _compiled(toy, law, start.numpy(), steps, progress)
-    else:
-        theta, loss = _by_torch(toy, law, start, steps)
+    found = settle(
+        toy.W.detach(), toy.b.detach(), law, V=None if toy.tied else toy.V.detach(), output=toy.output,
+        biased=toy.b.requires_grad, warm=WARM, steps=steps, progress=progress,
+    )  # fmt: skip
+    with torch.no_grad():
+        for part, values in ((toy.W, found.W), (toy.V, found.V), (toy.b, found.b)):
+            part.copy_(values)
+    return found.loss
+
+
+def settle(
+    W: Float[Tensor, "i n m"],
+    b: Float[Tensor, "i n"],
+    law: Features,
+    *,
+    V: Float[Tensor, "i n m"] | None = None,
+    output: str = "relu",
+    biased: bool = True,
+    warm: int = 0,
+    steps: int = 10_000,
+    progress: Callable[[int, int], None] | None = None,
+) -> Settled:
+    """Descend from given weights and biases to the nearest minimum, after `warm` steps of Adam; the inputs stay.
+
+    With `biased` off, the biases stay too.
+
+    Raises: ConfigError if the law has no exact loss or does not fit; NonFiniteError if a loss is not finite.
+    """
+    check_exact(W, b, law, output, V=V, compiled=has_numba())
+    task = Shape(output, biased, V is None, tuple(W.shape))
+    parts = [W, b] if V is None else [W, V, b]
+    parameters, threads = sum(part[0].numel() for part in parts), torch.get_num_threads()
+    needed = 8 * parameters * (4 * len(W) + threads * (2 * MEMORY + 5))
+    check_memory(needed, f"minimizing {len(W)} networks of {parameters} parameters", "fewer instances or features")
+    start = torch.cat([part.double().cpu().flatten(1) for part in parts], 1)
+    run = _compiled if has_numba() else _by_torch
+    theta, loss = run(task, law, start, warm, steps, progress)
     if not loss.isfinite().all():
         raise NonFiniteError(f"the loss of {int((~loss.isfinite()).sum())} instances is not finite")
-    with torch.no_grad():
-        for part, values in zip(parts, theta.split([part[0].numel() for part in parts], 1), strict=True):
-            part.copy_(values.view(part.shape))
-    return loss
+    split = theta.split([part[0].numel() for part in parts], 1)
+    found = [values.reshape(part.shape) for values, part in zip(split, parts, strict=True)]
+    return Settled(found[0], found[-2], found[-1], loss)
+
+
+class Shape(NamedTuple):
+    """What is minimized."""
+
+    output: str
+    biased: bool
+    tied: bool
+    size: tuple[int, ...]
+    """Instances, n, m."""
+
+
+Progress = Callable[[int, int], None] | None
 
 
 def _compiled(
-    toy: Toy, law: Features, theta: np.ndarray, steps: int, progress: Callable[[int, int], None] | None
+    shape: Shape, law: Features, start: Tensor, warm: int, steps: int, progress: Progress
 ) -> tuple[Tensor, Tensor]:
     from .descent_kernel import Plan
     from .exact_engine import COARSE, JUDGE, solve, task_of
 
-    task = task_of(law, toy.W.shape[2], tied=toy.tied, biased=toy.b.requires_grad, linear=toy.output == "linear")
-    warm = 0 if task.few or task.linear else WARM
-    memory = min(MEMORY, 2 * theta.shape[1])
-    plan = Plan(warm, RATE, COARSE, MOST, steps, TOLERANCE, memory, JUDGE)
+    linear = shape.output == "linear"
+    task = task_of(law, shape.size[2], tied=shape.tied, biased=shape.biased, linear=linear)
+    memory = min(MEMORY, 2 * start.shape[1])
+    plan = Plan(0 if task.few or linear else warm, RATE, COARSE, MOST, steps, TOLERANCE, memory, JUDGE)
+    theta = start.clone().numpy()
     loss, _ = solve(theta, task, law, plan, progress=progress)
     return torch.from_numpy(theta), torch.from_numpy(loss)
 
 
-def _by_torch(toy: Toy, law: Features, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def _by_torch(
+    shape: Shape, law: Features, start: Tensor, warm: int, steps: int, progress: Progress
+) -> tuple[Tensor, Tensor]:
     """The reference: no warm steps, one descent on the torch engine."""
-    count, n, m = toy.W.shape
+    count, n, m = shape.size
     biases = start[:, -n:].clone()
 
     def of(v: Tensor, which: Tensor) -> Tensor:
         return v[which] if v.ndim == 2 and len(v) == count else v
 
-    def objective(rows: Tensor, which: Tensor) -> Tensor:
+    def objective(rows: Tensor, which: Tensor, nodes: int | None = MOST) -> Tensor:
         W = rows[:, : n * m].reshape(-1, n, m)
-        V = None if toy.tied else rows[:, n * m : 2 * n * m].reshape(-1, n, m)
-        b = rows[:, -n:] if toy.b.requires_grad else biases[which]
+        V = None if shape.tied else rows[:, n * m : 2 * n * m].reshape(-1, n, m)
+        b = rows[:, -n:] if shape.biased else biases[which]
         part = Features(of(law.density, which), of(law.importance, which), law.values, law.sets)
-        return expected_loss(W, b, part, V=V, output=toy.output, nodes=nodes, engine="torch")  # type: ignore[arg-type]
+        output = "linear" if shape.output == "linear" else "relu"
+        return expected_loss(W, b, part, V=V, output=output, nodes=nodes, engine="torch")
 
-    nodes: int | None = MOST
     theta, _ = minimize(objective, start, iterations=min(steps, 500), tolerance=TOLERANCE)
-    nodes = None
     with torch.no_grad():
-        return theta, objective(theta, torch.arange(count))
+        loss = objective(theta, torch.arange(count), None)
+    if progress is not None:
+        progress(count, count)
+    return theta, loss

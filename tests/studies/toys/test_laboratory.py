@@ -60,7 +60,7 @@ def test_the_pentagon_is_drawn(outcome):
     """Directions of the frame at density 0.1 are 72 degrees apart, the first along the first axis."""
     frame = next(f for f in outcome.figures[0].frames if f.label == "0.1 | 1 | 5, 2 | independent")
     assert frame.panels[0].title.startswith("pentagon")
-    arrows = frame.panels[0].series[0]
+    arrows = frame.panels[0].series[1]
     angles = np.sort(np.arctan2(arrows.y, arrows.x) % (2 * math.pi))
     np.testing.assert_allclose(np.diff(angles), math.radians(72), atol=0.01)
     assert abs(arrows.y[0]) < 1e-3 < arrows.x[0]

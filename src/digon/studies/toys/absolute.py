@@ -249,10 +249,11 @@ def _both(V: Tensor, W: Tensor, found: Sequence[Motif] = ()) -> tuple[Panel, Pan
     place = {int(k): i for i, k in enumerate(order)}
     index, last = torch.arange(float(len(V))), len(V) - 1.0
     inputs, outputs = (a[:, order] for a in scaled(V, W))
-    names = "; ".join(f"{place[m.neuron]} (stopped by {', '.join(str(place[j]) for j in m.inhibitors)})" for m in found)
+    motif = ", ".join(str(place[m.neuron]) for m in found)
+    stops = ", ".join(str(place[j]) for m in found for j in m.inhibitors)
     return (
-        stack(inputs, "input weights, scaled" + (f"; motif: neuron {names}" if names else ""), index, "feature", (0.0, last)),
-        stack(outputs, "output weights", index, "feature", (0.0, last)),
+        stack(inputs, f"input weights; motif in {motif}" if motif else "input weights", index, "feature", (0.0, last)),
+        stack(outputs, f"output weights; stopped by {stops}" if stops else "output weights", index, "feature", (0.0, last)),
     )  # fmt: skip
 
 
@@ -261,18 +262,19 @@ def _stacks(picked: list[tuple[float, Tensor, Tensor, float]]) -> Figure:
     for density, V, W, ratio in picked:
         order = (V.abs().argmax(0).double() + second_weights(V) / 2).argsort()
         classes = [int(c) for c in neuron_classes(V[None])[0]]
-        title = (
-            f"loss {ratio:.2f} × baseline; {classes[0]} mono, {classes[1]} slightly, {classes[2]} highly polysemantic"
-        )
-        inputs = scaled(V[:, order], W[:, order])[0].abs()
-        crowd = interference(V).clamp(max=1)
-        frames.append(Frame(f"{density:g}", (stack(inputs, title, crowd, "interference"),)))
+        inputs = scaled(V[:, order], W[:, order])[0]
+        crowd, index = interference(inputs).clamp(max=1), torch.arange(float(len(V)))
+        panels = (
+            stack(inputs.abs(), f"loss {ratio:.2f} × baseline", crowd, "interference"),
+            stack(inputs.abs(), f"{classes[0]} mono, {classes[1]} slightly, {classes[2]} highly", index, "feature", (0.0, len(V) - 1.0)),
+        )  # fmt: skip
+        frames.append(Frame(f"{density:g}", panels))
     return Figure(
         "E9-stacks", "Input weights of every neuron, from dense to sparse features", SOURCE,
         "Dense: one band per bar. Sparser: small second features appear, then neurons of unimportant features carry "
         "many features of similar size, then all neurons do.",
         "Polysemantic neurons alone do not show computation in superposition: look at the loss over the baseline.",
-        tuple(frames), control="density", columns=1,
+        tuple(frames), control="density", columns=2,
     )  # fmt: skip
 
 

@@ -177,6 +177,11 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     values["largest_activation_change"] = measured(
         "largest_activation_change", max(changes), method="the same, among activations", seed=config.seed
     )
+    for name, setting in (("dropout_change", "dropout 0.3"), ("noise_change", "noise 0.3")):
+        if setting in found:
+            change = [area(a) - area(b) for a, b in zip(found[setting][:GROUPS], found["ReLU"][:GROUPS], strict=True)]
+            method = f"area with {setting} minus area without, {GROUPS} groups of starts"
+            values[name] = measured(name, change, method=method, seed=config.seed)
     figures = (_phases(found, theory), _areas(values))
     return Outcome(values, exact_values, figures)
 

@@ -312,7 +312,7 @@ def _histogram(reads: Reads, ones: int, p: float) -> Panel:
     middle, drawn = (edges[1:] + edges[:-1]) / 2, []
     for label, mask in (("on", reads.on), ("not on", ~reads.on)):
         share = np.histogram(reads.r[mask].numpy(), edges)[0] / max(int(mask.sum()), 1)
-        drawn.append(series("bars", label, middle, share))
+        drawn.append(line(label, middle, np.where(share > 0, share, np.nan), "measured"))
     none, one, both = expected_reads(ones, p)
     marks = series("points", "expected: none, one, both on", [none, one, both], [1e-3] * 3, role="theory")
     return Panel(f"read-offs with {ones} inputs on", "read-off", "share of pairs", (*drawn, marks), y_log=True)
@@ -346,8 +346,8 @@ def _crowding(config: StudyConfig, values: dict[str, Measurement], exact: dict[s
     values["noise_over_theory"] = measured("noise_over_theory", np.mean(noise, 0), method="pairs that are on")
     exact["noise_over_theory"] = 1.0
     x = np.array(widths, float)
-    panels.append(Panel("inputs that fit", "neurons and dimensions d", "m", (across("measured", x, found),
-        line("σ at the kink", x, limits), line("d^{3/2}", x, limits[0] * (x / x[0]) ** 1.5, "published")),
+    panels.insert(0, Panel("inputs that fit", "neurons and dimensions d", "m", (across("measured", x, found),
+        line("σ at the kink", x, limits), line("d^1.5", x, limits[0] * (x / x[0]) ** 1.5, "published")),
         x_log=True, y_log=True))  # fmt: skip
     return Figure(
         "F7-superposed", "Inputs in superposition", SOURCE,

@@ -176,7 +176,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
         draw.pictures({**pairs, "three correlated pairs": hexagon, "six independent features": independent}),
         draw.blocks(*bases, REPEATS),
         draw.circles(sweep, found, theory.optimum, REPEATS),
-        draw.staircase(sweep, collapsed(found.W).sum(1).view(-1, REPEATS).numpy(), curves),
+        draw.staircase(sweep, collapsed(found.W).sum(1).view(-1, REPEATS).numpy(), fine, curves.loss, curves.count),
     )
     return Outcome(note.values, note.exact, figures)
 

@@ -1,7 +1,5 @@
 """The pictures of the study of correlated features (`correlated`): circles, blocks, thresholds."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -11,9 +9,6 @@ from ...measures.geometry import gram
 from ...records import Figure, Frame, Panel, Series
 from .diagram import Settled
 from .sketch import Role, grid, line, points, series, still
-
-if TYPE_CHECKING:
-    from .correlated import Branches
 
 SOURCE = "Elhage et al. 2022, correlated and anticorrelated features"
 
@@ -83,19 +78,19 @@ def circles(sweep: np.ndarray, found: Settled, optimum: Settled, repeats: int) -
     )  # fmt: skip
 
 
-def staircase(sweep: np.ndarray, count: np.ndarray, curves: "Branches") -> Figure:
-    """Collapsed pairs [densities, repeats] of trained networks beside the exact ones."""
+def staircase(
+    sweep: np.ndarray, trained: np.ndarray, density: np.ndarray, loss: np.ndarray, count: np.ndarray
+) -> Figure:
+    """Collapsed pairs of trained networks [sweep, repeats], beside loss and collapsed pairs of the arrangements [density, 4]."""
+    optimum = np.take_along_axis(count, loss.argmin(1)[:, None], 1)[:, 0]
     published = ([0.03, 0.05, 0.05, 0.15, 0.15, 0.2, 0.25, 0.5], [0, 0, 1, 1, 2, 2, 3, 3])
     steps = Panel(
         "collapsed pairs", "density", "pairs",
-        (line("exact optimum", curves.density, curves.collapsed), line("published", *published, role="published"),
-         points("trained, three repeats", np.repeat(sweep, count.shape[1]), count)), x_log=True,
+        (line("exact optimum", density, optimum), line("published", *published, role="published"),
+         points("trained, three repeats", np.repeat(sweep, trained.shape[1]), trained)), x_log=True,
     )  # fmt: skip
-    least = curves.loss.min(1)
-    lines = tuple(
-        line(f"{k} collapsed", curves.density[curves.count[:, k] == k], (curves.loss[:, k] / least)[curves.count[:, k] == k])
-        for k in range(4)
-    )  # fmt: skip
+    ratio = loss / loss.min(1)[:, None]
+    lines = tuple(line(f"{k} collapsed", density[count[:, k] == k], ratio[count[:, k] == k, k]) for k in range(4))
     losses = Panel("loss of each arrangement over the lowest", "density", "ratio", lines, x_log=True)
     return Figure(
         "E5-thresholds", "Where pairs collapse", SOURCE + ", collapsing of correlated sets",

@@ -239,8 +239,7 @@ def _matrices(linear: Trained, relu: Trained) -> Figure:
             W, b = found.best.W[k], found.best.b[k]
             heat = grid(index, index, np.round(gram(W).numpy(), 3), diverging=True)
             panels.append(Panel(f"{name}: W Wᵀ", "feature", "feature", grid=heat, square=True, color_range=(-1.0, 1.0)))
-            column = grid([0.0], index, np.round(b[:, None].numpy(), 3), diverging=True)
-            panels.append(Panel(f"{name}: biases", "", "feature", grid=column, color_range=(-1.0, 1.0)))
+            panels.append(Panel(f"{name}: biases", "feature", "bias", (series("bars", "bias", index, b),)))
         frames.append(Frame(f"{density:g}", tuple(panels)))
     return Figure(
         f"E1-matrices-n{size.n}", f"{size.n} features in {size.m} dimensions: what comes out of what goes in", SOURCE,

@@ -32,6 +32,7 @@ from ...errors import ConfigError
 from ...records import Figure, Frame, Measurement, Panel
 from .base import Outcome, Say, StudyConfig, measured
 from .sketch import across, line, log_slope, still
+from .threads import one_thread
 
 SOURCE = "Lecomte et al. 2023, What Causes Polysemanticity?"
 L1 = 1e-3
@@ -213,7 +214,8 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     say("incidental: one feature alone")
     second = _path(config, sizes, values, exact)
     say("incidental: noise instead of L1")
-    third = _noise(config, sizes, values)
+    with one_thread():
+        third = _noise(config, sizes, values)
     return Outcome(values, exact, (first, second, third))
 
 

@@ -181,11 +181,12 @@ def dimension_panel(W: Float[Tensor, "n m"], guides: dict[str, float]) -> Panel:
 
 
 def vectors_panel(title: str, W: Float[Tensor, "n 2"], importance: Iterable[float]) -> Panel:
-    """Directions in the plane, colored by importance."""
+    """Directions in the plane, colored by importance, and the circle of unit length."""
     x, y = W.numpy().round(3).T + 0.0
     arrows = series("arrows", "", x, y, color=importance)
-    frame = series("edges", "", [-1.3, 1.3, -1.3, 1.3], [-1.3, -1.3, 1.3, 1.3], role="guide")
-    return Panel(title, "h₁", "h₂", (arrows, frame), square=True, color_label="importance", color_range=(0, 1))
+    turn = np.linspace(0, 2 * np.pi, 33)
+    circle = line("", np.cos(turn).round(3), np.sin(turn).round(3), "guide")
+    return Panel(title, "h₁", "h₂", (circle, arrows), square=True, color_label="importance", color_range=(0, 1))
 
 
 def space_panel(title: str, W: Float[Tensor, "n 3"]) -> Panel:

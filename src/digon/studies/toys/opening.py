@@ -105,7 +105,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     smoke, seed = config.smoke, config.seed
     densities = SMOKE_DENSITIES if smoke else DENSITIES
     say("descending the exact loss")
-    optimum, share = optima(densities, 6 if smoke else 40, seed)
+    optimum, share = optima(densities, 16 if smoke else 40, seed)
     say("training on samples")
     recipe = FitConfig(
         steps=1500, learning_rate=1e-2, schedule="cosine", optimizer="adamw", weight_decay=0.0, seed=seed

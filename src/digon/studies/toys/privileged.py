@@ -115,7 +115,7 @@ def _bias(W: Tensor, density: float) -> Tensor:
 
 def ordered(W: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
     """The same network with neurons sorted: monosemantic first, then by their most important connected feature."""
-    strong = W > 0.5 * W.amax(0)
+    strong = W.gt(0.5 * W.amax(0))
     first = torch.where(strong.any(0), strong.int().argmax(0), N)
     key = first + N * (~monosemantic(W)).long()
     return W[:, key.argsort(stable=True)]
@@ -368,7 +368,7 @@ def _energies(found: list[Best], curves: dict[str, list[Best]]) -> Figure:
         "E8-energies", "Which code is best at which density", "",
         "Every line is one code of the paper, settled anew at each density; the lowest line changes from left to right, and "
         "the trained networks sit on it.",
-        "A code may change into another one as it settles; only which features use which words was given.",
+        "A code may turn into another one as it settles, and other assignments of features to words may be lower.",
         sketch.still(panel), columns=1,
     )  # fmt: skip
 

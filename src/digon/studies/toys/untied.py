@@ -34,6 +34,7 @@ from ...records import Figure, Frame, Measurement, Panel
 from ...worlds.descent import minimize
 from .base import Outcome, Say, StudyConfig, measured
 from .sketch import grid, line, log_slope, points, series
+from .threads import one_thread
 
 N, M = 5, 2
 SPARSITY = 0.9
@@ -177,6 +178,11 @@ def balanced(V: Float[Tensor, "n m"], W: Float[Tensor, "n m"]) -> tuple[Tensor, 
 
 def run(config: StudyConfig, say: Say) -> Outcome:
     """Loss of tied, scaled and untied networks at sparsity 0.9 and over densities, and their geometry."""
+    with one_thread():
+        return _run(config, say)
+
+
+def _run(config: StudyConfig, say: Say) -> Outcome:
     seeds, starts = (3, 2) if config.smoke else (3, 24)
     values, figures = dict[str, Measurement](), list[Figure]()
     for name, importance in _importances().items():
@@ -244,8 +250,8 @@ def _curve(densities: tuple[float, ...], table: list[dict]) -> Figure:
         "F16-loss", "Tied and untied networks, n=5, m=2", SOURCE,
         "Untying hardly matters for dense features and matters a lot for sparse ones.",
         "Losses are the best of several starts on the expected loss; training on samples may end higher.",
-        (Frame("", (Panel("loss / variance of the features", "1 / density", "loss", tuple(shown), x_log=True),
-                    Panel("what untying leaves of the loss", "1 / density", "ratio", tuple(ratio), x_log=True))),),
+        (Frame("", (Panel("loss / variance of the features", "1 / density", "loss", tuple(shown), x_log=True, y_log=True),
+                    Panel("what untying leaves of the loss", "1 / density", "ratio", tuple(ratio), x_log=True, y_log=True))),),
         columns=2,
     )  # fmt: skip
 
