@@ -1,5 +1,7 @@
 import cmath
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -126,3 +128,21 @@ def test_many_parameters_at_once():
     torch.testing.assert_close(got, small_loss(W, b, law.density, law.importance, engine="torch"), rtol=1e-8, atol=0)
     assert [s.shape for s in slopes] == [W.shape, b.shape]
     assert math.isfinite(got.sum().item())
+
+
+def test_kernels_work_where_nothing_can_be_cached():
+    code = (
+        "import numba.core.caching as c\n"
+        "for k in vars(c).values():\n"
+        "    if hasattr(k, '_locator_classes'): k._locator_classes = []\n"
+        "from digon.worlds.eights import compiled\n"
+        "print(compiled(lambda x: x + 1)(1))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["2"]
+
+
+def test_numba_is_imported_only_when_it_is_needed():
+    code = "import sys, digon.worlds.fit, digon.worlds.closed, digon.worlds.population; print('numba' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False"]

@@ -5,6 +5,7 @@ from scipy.interpolate import CubicHermiteSpline
 
 from digon import rng
 from digon.errors import ConfigError
+from digon.worlds import population
 from digon.worlds.closed import linear_loss, small_loss
 from digon.worlds.contour import transform, transform_slope
 from digon.worlds.features import Features, FeatureSet, features
@@ -191,7 +192,7 @@ def test_transforms_agree_with_quadrature_on_both_sides_of_the_series(values):
     torch.testing.assert_close(transform_slope(w, values), (weights * x * grown).sum(-1), rtol=1e-12, atol=1e-13)
 
 
-def test_bad_input_is_refused():
+def test_bad_input_is_refused(monkeypatch):
     W, b = network(3, 2)
     for law, words in (
         (features(4, 0.5), "4 features"),
@@ -205,6 +206,10 @@ def test_bad_input_is_refused():
         expected_loss(W * torch.nan, b, features(3, 0.5))
     with pytest.raises(ConfigError, match="nodes"):
         expected_loss(W, b, features(3, 0.5), nodes=0)
+    monkeypatch.setattr(population, "has_numba", lambda: False)
+    assert expected_loss(W, b, features(3, 0.5)).isfinite().all()
+    with pytest.raises(ConfigError, match="numba"):
+        expected_loss(W, b, features(3, 0.5), engine="numba")
     with pytest.raises(ConfigError, match="no exact loss"):
         check_exact(W, b, features(3, 0.5), "gelu")
     for density in (0.0, 1.5, float("nan")):

@@ -26,8 +26,9 @@ WARM, RATE = 300, 0.02
 """Adam: steps, and size of a step."""
 MOST = 512
 """Nodes per row while the loss is minimized."""
-TOLERANCE = 1e-9
-MEMORY = 20
+TOLERANCE = 1e-8
+"""Relative decrease of the loss in three steps in a row that ends a descent."""
+MEMORY = 30
 """Steps that L-BFGS remembers."""
 
 

@@ -77,4 +77,4 @@ def test_the_study():
     assert outcome.values["mmcs_topk"].value > outcome.values["chance"].value + 0.2
     assert outcome.values["best_mmcs"].value > outcome.values["low_penalty_mmcs"].value
     assert 0.7 < outcome.values["hidden_mmcs"].value <= 1
-    assert len(outcome.figures[0].frames) == 4
+    assert len(outcome.figures[0].frames[0].panels) == 4

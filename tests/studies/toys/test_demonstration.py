@@ -10,6 +10,7 @@ from digon.studies.toys.base import StudyConfig
 from digon.studies.toys.demonstration import DENSITIES, LARGE, SMALL
 from digon.worlds.closed import digons_loss, linear_loss
 from digon.worlds.features import features
+from digon.worlds.fit import FitConfig
 from digon.worlds.population import expected_loss
 
 
@@ -80,6 +81,16 @@ def test_linear_loss_of_gaussian_features():
     error = torch.eye(6, dtype=torch.float64) - gram(W)
     wanted = float((importance * error.square().sum(0)).sum())  # E of a quadratic form, column by column
     assert demonstration.gaussian_linear_loss(W, importance) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_merging_repeats_keeps_the_best():
+    recipe = FitConfig(steps=100, batch=64, learning_rate=1e-2, seed=1)
+    parts = demonstration.train(SMALL, (0.3, 0.03), 2, recipe, "relu", 3)
+    whole = demonstration.merged(parts)
+    assert whole.losses.shape == (2, 6)
+    np.testing.assert_array_equal(whole.ratio, np.min([p.ratio for p in parts], 0))
+    law = features(20, torch.tensor([[0.3], [0.03]], dtype=torch.float64).expand(-1, 20), SMALL.importance)
+    torch.testing.assert_close(expected_loss(whole.best.W, whole.best.b, law), whole.best.loss)
 
 
 def test_the_study():

@@ -59,6 +59,17 @@ def test_pentagon_of_one_active_feature():
     assert found.b[best].tolist() == pytest.approx([-0.28230] * 5, abs=1e-3)
 
 
+def test_importance_at_which_the_pentagon_breaks():
+    at, kept, dropped = pentagon.importance_branches()
+    crossing = pentagon.importance_crossing(at, kept, dropped)
+    assert crossing == pytest.approx(0.368, abs=0.003)
+    equal = int(abs(at - 1).argmin())
+    assert kept[equal] == pytest.approx(8.9036e-3, rel=1e-4)
+    # the importance of an ignored feature multiplies its variance
+    variance = 0.05 / 3 - 0.05**2 / 4
+    assert dropped[-1] - dropped[0] == pytest.approx((at[-1] - at[0]) * variance, rel=1e-9)
+
+
 def test_upright_keeps_shapes():
     W = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     turned = pentagon.upright(W, 4)
@@ -75,4 +86,6 @@ def test_the_study_and_its_published_claim():
     rows = {row.id: row for row in statements()}
     assert judge(rows["E4.12"], outcome, "smoke").verdict == "differs"
     assert judge(rows["E4.13"], outcome, "smoke").verdict == "holds"
-    assert {f.id for f in outcome.figures} == {"E4-shapes", "E4-branches", "E4-crossing", "E4-norms"}
+    assert {f.id for f in outcome.figures} == {
+        "E4-shapes", "E4-branches", "E4-crossing", "E4-norms", "E4-importance",
+    }  # fmt: skip

@@ -5,7 +5,8 @@
 
 The expected loss is a sum over which features are active and an integral over their values: Gauss–Legendre nodes on
 [0, 1], and for the hidden value two branches (dropout) or Gauss–Hermite nodes (noise). No samples. At every density and
-relative importance the loss is descended from random starts, in three groups; the best start of a group counts.
+relative importance the loss is descended in three groups of starts: near an antipodal pair, near the more important
+feature alone, the others random. The best start of a group counts.
 
 Area: share of the diagram (logarithmic axes) in which the last feature is in superposition.
 
@@ -106,10 +107,11 @@ def diagrams(setting: Setting, size: int, starts: int, seed: int) -> list[Diagra
     p, r = (torch.from_numpy(v.ravel()) for v in np.meshgrid(density, importance, indexing="ij"))
     tries = GROUPS * starts
     draw = rng.stream(seed, "activations", setting.name)
-    start = torch.cat([
-        1.2 * (2 * torch.rand(len(p) * tries, 2, generator=draw, dtype=torch.float64) - 1),
-        0.1 * torch.randn(len(p) * tries, 2, generator=draw, dtype=torch.float64),
-    ], 1)  # fmt: skip
+    w = 1.2 * (2 * torch.rand(len(p), GROUPS, starts, 2, generator=draw, dtype=torch.float64) - 1)
+    known = torch.stack([torch.tensor([[0.95, -0.95]]).expand(len(p), 2), _alone(r)], 1)[:, None]
+    w[:, :, :2] = known[:, :, :starts] + 0.1 * w[:, :, :2]
+    b = 0.1 * torch.randn(w.shape, generator=draw, dtype=torch.float64)
+    start = torch.cat([w, b], -1).flatten(0, 2)
     wide_p, wide_r = p.repeat_interleave(tries), r.repeat_interleave(tries)
     found, loss = minimize(
         lambda v, at: two_loss(v[:, :2], v[:, 2:], wide_p[at], wide_r[at], setting),
@@ -128,18 +130,28 @@ def diagrams(setting: Setting, size: int, starts: int, seed: int) -> list[Diagra
     return out
 
 
+def _alone(r: Tensor) -> Tensor:
+    """Weights [i 2] that represent the more important feature."""
+    first = (r <= 1).double()
+    return torch.stack([0.1 + 0.9 * first, 1 - 0.9 * first], 1)
+
+
 def area(diagram: Diagram) -> float:
     """Share of pixels in which the last feature is in superposition."""
     return float((diagram.phase == SUPERPOSED).mean())
 
 
-def area_measured(name: str, diagram: Diagram, seed: int, method: str) -> Measurement:
-    """The area with a bootstrap interval over columns of the diagram (pixels of one column are not independent)."""
-    inside = (diagram.phase == SUPERPOSED).mean(0)
+def columns(diagram: Diagram) -> np.ndarray:
+    """Share of every column of the diagram (one importance) that is in superposition."""
+    return (diagram.phase == SUPERPOSED).mean(0)
+
+
+def over_columns(name: str, shares: np.ndarray, seed: int, method: str) -> Measurement:
+    """The mean over columns with a bootstrap interval (pixels of one column are not independent)."""
     draw = rng.numpy_stream(seed, "bootstrap", name)
-    again = inside[draw.integers(0, len(inside), (2000, len(inside)))].mean(1)
+    again = shares[draw.integers(0, len(shares), (2000, len(shares)))].mean(1)
     low, high = np.quantile(again, [0.025, 0.975])
-    return Measurement(name, float(inside.mean()), float(low), float(high), inside.size, "", method, seed)
+    return Measurement(name, float(shares.mean()), float(low), float(high), shares.size, "", method, seed)
 
 
 def run(config: StudyConfig, say: Say) -> Outcome:
@@ -154,7 +166,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     values, exact_values = {}, {}
     for name, group in found.items():
         key = "area_" + name.lower().replace(" ", "_").replace(".", "")
-        values[key] = area_measured(key, group[-1], config.seed, text)
+        values[key] = over_columns(key, columns(group[-1]), config.seed, text)
     theory = exact(*axes(size), 2)
     exact_values["area_relu"] = area(theory)
     values["relu_excess"] = measured(
@@ -179,9 +191,8 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     )
     for name, setting in (("dropout_change", "dropout 0.3"), ("noise_change", "noise 0.3")):
         if setting in found:
-            change = [area(a) - area(b) for a, b in zip(found[setting][:GROUPS], found["ReLU"][:GROUPS], strict=True)]
-            method = f"area with {setting} minus area without, {GROUPS} groups of starts"
-            values[name] = measured(name, change, method=method, seed=config.seed)
+            change = columns(found[setting][-1]) - columns(found["ReLU"][-1])
+            values[name] = over_columns(name, change, config.seed, f"area with {setting} minus area without; {text}")
     figures = (_phases(found, theory), _areas(values))
     return Outcome(values, exact_values, figures)
 

@@ -19,7 +19,7 @@ report). Reduced here to 64 dimensions and 128 features; `full` takes their 256 
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from ...coders.sae import SAEConfig
 from ...coders.train import TrainConfig, train
 from ...errors import ConfigError
 from ...measures.geometry import represented
-from ...records import Figure, Frame, Measurement, Panel
+from ...records import Figure, Measurement, Panel
 from ...worlds.features import features
 from ...worlds.fit import FitConfig, fit
 from ...worlds.toys import Toy
@@ -217,10 +217,19 @@ def _sweep(config: StudyConfig, sizes: Sizes, values: dict[str, Measurement], sa
     for name, value in {
         "best_penalty_index": column, "best_mmcs": table[one, column], "low_penalty_mmcs": table[one, 0],
         "high_penalty_mmcs": table[one, -1], "elbow_log2": math.log2(elbow / sizes.n), "best_size_ratio": top / sizes.n,
-        "dead_rise": dead[-1, column] - dead[one, column], "undercomplete_mmcs": table[0].max(),
+        "undercomplete_mmcs": table[0].max(),
         "chance": chance_mmcs(sizes.n, sizes.d, sizes.n, config.seed),
     }.items():  # fmt: skip
         values[name] = measured(name, float(value), method=method, seed=config.seed)
+    say("autoencoders: four times longer, for latents to die")
+    longer, best = replace(sizes, steps=4 * sizes.steps), penalties[column : column + 1]
+    shares = [
+        float(learn(source.sample, k, sizes.d, best, longer, config.seed).dead(fresh).double().mean())
+        for k in (sizes.n, widths[-1])
+    ]
+    values["dead_rise"] = measured(
+        "dead_rise", shares[1] - shares[0], method=f"{widths[-1]} latents against {sizes.n}, {longer.steps:,} steps"
+    )
     return _maps(sizes, widths, table, larger, dead, loss), _curves(sizes, widths, column, table, larger, dead)
 
 
@@ -288,18 +297,18 @@ def _hidden(config: StudyConfig, values: dict[str, Measurement]) -> Figure:
 def _maps(
     sizes: Sizes, widths: list[int], table: np.ndarray, larger: np.ndarray, dead: np.ndarray, loss: np.ndarray
 ) -> Figure:
-    x, frames = np.log10(sizes.penalties), list[Frame]()
-    drawn = {"MMCS with the truth": table, "MMCS with the next larger dictionary": larger,
+    x, panels = np.log10(sizes.penalties), list[Panel]()
+    drawn = {"MMCS with the truth": table, "MMCS with the next larger": larger,
              "share of dead latents": dead, "variance left over": loss.clip(0, 1)}  # fmt: skip
     for name, values in drawn.items():
-        panel = Panel(name, "log₁₀ λ", "latents / features (log₂)", color_label=name, color_range=(0.0, 1.0),
-                      grid=grid(x, np.log2(np.array(widths[: len(values)]) / sizes.n), values))  # fmt: skip
-        frames.append(Frame(name, (panel,)))
+        y = np.log2(np.array(widths[: len(values)]) / sizes.n)
+        panels.append(Panel(name, "log₁₀ λ", "latents / features (log₂)", color_range=(0.0, 1.0),
+                            grid=grid(x, y, values)))  # fmt: skip
     return Figure(
         "F9-maps", "Autoencoders over penalty and size", SOURCE,
         "A band of λ in which the true directions are found, wherever there are latents enough; the same band shows in the "
         "agreement between dictionaries, which needs no truth.",
-        "The best λ depends on the scale and the density of the data.", tuple(frames), "quantity", columns=1,
+        "The best λ depends on the scale and the density of the data.", still(*panels), columns=2,
     )  # fmt: skip
 
 
@@ -314,7 +323,7 @@ def _curves(
     panel = Panel(f"λ = {sizes.penalties[column]:g}", "latents", "MMCS or share", shown, x_log=True)
     return Figure(
         "F9-size", "How many features are there?", SOURCE,
-        "Up to the true number the dictionaries agree with the truth more and more; beyond it latents die and agreement "
-        "between dictionaries falls.",
+        "Up to the true number the dictionaries agree with the truth more and more; beyond it agreement between "
+        "dictionaries falls. (Spare latents die only later in training.)",
         "Sizes are a factor 2 apart, so the true number is known only to that.", still(panel), columns=1,
     )  # fmt: skip

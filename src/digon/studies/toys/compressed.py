@@ -17,8 +17,8 @@ I + M, so that half its directions hold more than half of it. For a semicircle o
 eigenvalues, with −M left alone, cost per feature p/6 (½ (1 − 8R/3π + R²/4) + R²/4), least at R = 16/9π: σ = 8/(9π√n).
 A semi-nonnegative factorization of I + M, which computes nothing, shows the same gain.
 
-Source: Bhagat et al. 2025, "Compressed Computation is (probably) not Computation in Superposition"; the model is that of
-Braun et al. 2025 (arXiv 2501.14926). The bounds and the best σ are ours.
+Source: Bhagat et al. 2025, "Compressed Computation is (probably) not Computation in Superposition", of which only the
+title was checked: model and sizes are our reading of it. The bounds, the controls and the best σ are ours.
 """
 
 import math

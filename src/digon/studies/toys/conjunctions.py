@@ -18,7 +18,7 @@ All errors fall as p ∝ d^-½ at fixed K. Beside it:
 3. Rounding, r → 2r − ½ clipped to [0, 1], removes errors below ¼, as a circuit of many layers needs.
 
 Source: Hänni, Mendel, Vaintrob and Chan 2024, "Mathematical Models of Computation in Superposition" (arXiv
-2408.05451). The variances in 1 and 2 are ours.
+2408.05451). Part 1 and the variances in 1 and 2 are ours.
 """
 
 import math

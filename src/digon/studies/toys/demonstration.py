@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ... import rng
 from ...measures.geometry import gram, interference, norms
-from ...records import Figure, Frame, Measurement, Panel
+from ...records import Figure, Frame, Panel
 from ...worlds.closed import digons_loss, interference_error, linear_loss, own_error
 from ...worlds.features import features
 from ...worlds.fit import FitConfig, fit
@@ -37,7 +37,9 @@ from .sketch import grid, line, points, series, still
 
 DENSITIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 SOURCE = "Elhage et al. 2022, demonstrating superposition"
-Note = Callable[[str, float | np.ndarray, str], None]
+REPEATS = 3
+Note = Callable[[str, float, str], None]
+"""Takes one sample of a quantity and how it was obtained."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,12 @@ class Trained:
         return live.sum(1).numpy(), (live & alone).sum(1).numpy()
 
 
-def train(size: Size, densities: tuple[float, ...], starts: int, config: FitConfig, output: Activation) -> Trained:
-    """The best of `starts` networks at every density."""
-    column = torch.tensor(densities, dtype=torch.float64).repeat_interleave(starts)[:, None].expand(-1, size.n)
+def train(
+    size: Size, densities: tuple[float, ...], starts: int, config: FitConfig, output: Activation, repeats: int = 1
+) -> list[Trained]:
+    """The best of `starts` networks at every density, `repeats` times."""
+    count = starts * repeats
+    column = torch.tensor(densities, dtype=torch.float64).repeat_interleave(count)[:, None].expand(-1, size.n)
     law = features(size.n, column, size.importance)
     toy = Toy(size.n, size.m, len(column), output=output, seed=config.seed)
     fit(toy, law, config)
@@ -91,7 +96,19 @@ def train(size: Size, densities: tuple[float, ...], starts: int, config: FitConf
     kind = "linear" if output == "linear" else "relu"
     loss = expected_loss(W, b, law, output=kind)
     linear = linear_loss(torch.tensor(densities, dtype=torch.float64), size.importance, size.m)
-    return Trained(size, densities, best(Settled(W, b, loss), starts), loss.view(-1, starts) / linear[:, None])
+    parts = []
+    for piece in torch.arange(len(loss)).view(len(densities), repeats, starts).unbind(1):
+        which = piece.flatten()
+        won = best(Settled(W[which], b[which], loss[which]), starts)
+        parts.append(Trained(size, densities, won, loss[which].view(-1, starts) / linear[:, None]))
+    return parts
+
+
+def merged(parts: list[Trained]) -> Trained:
+    """The best of all repeats at every density."""
+    W, b, loss = (torch.stack([getattr(p.best, name) for p in parts], 1).flatten(0, 1) for name in ("W", "b", "loss"))
+    losses = torch.cat([p.losses for p in parts], 1)
+    return Trained(parts[0].size, parts[0].density, best(Settled(W, b, loss), len(parts)), losses)
 
 
 def formula(size: Size, density: float) -> tuple[float, int, int]:
@@ -146,40 +163,51 @@ def gaussian_linear_loss(W: Float[Tensor, "n m"], importance: Float[Tensor, " n"
 def run(config: StudyConfig, say: Say) -> Outcome:
     """Both sizes, both kinds of network, and the mathematical section."""
     smoke, seed = config.smoke, config.seed
-    values: dict[str, Measurement] = {}
+    samples: dict[str, list[float]] = {}
+    methods: dict[str, str] = {}
     exact: dict[str, float] = {}
 
-    def note(name: str, samples: float | np.ndarray, method: str) -> None:
-        values[name] = measured(name, samples, method=method, seed=seed)
+    def note(name: str, sample: float, method: str) -> None:
+        samples.setdefault(name, []).append(sample)
+        methods[name] = method
 
     densities = (1.0, 0.1, 0.01) if smoke else DENSITIES
     figures = list[Figure]()
     for size in (SMALL,) if smoke else (SMALL, LARGE):
-        starts, steps = (3, 1500) if smoke else (8 if size is SMALL else 5, 8000)
+        starts, steps = (2, 1500) if smoke else (8 if size is SMALL else 3, 8000)
         recipe = FitConfig(
             steps=steps, batch=256 if smoke else 512, learning_rate=1e-2 if smoke else 3e-3, schedule="cosine",
             seed=rng.derive(seed, "demonstration", size.n),
         )  # fmt: skip
         say(f"n = {size.n}, m = {size.m}: training linear networks")
-        linear = train(size, densities, 2, FitConfig(engine="exact", seed=recipe.seed), "linear")
+        linear = train(size, densities, 2, FitConfig(engine="exact", seed=recipe.seed), "linear")[0]
         say(f"n = {size.n}, m = {size.m}: training ReLU networks")
-        relu = train(size, densities, starts, recipe, "relu")
-        _judge(note, exact, linear, relu)
+        parts = train(size, densities, starts, recipe, "relu", REPEATS)
+        _judge_linear(note, exact, linear)
+        for part in parts:
+            _judge(note, exact, part)
+        relu = merged(parts)
         figures += [_matrices(linear, relu), _bars(linear, relu), _losses(relu)]
         if size is SMALL:
             _judge_mathematics(note, relu, 200_000 if smoke else 1_000_000, seed)
+    values = {name: measured(name, samples[name], method=methods[name], seed=seed) for name in samples}
     return Outcome(values, exact, tuple(figures))
 
 
-def _judge(note: Note, exact: dict[str, float], linear: Trained, relu: Trained) -> None:
-    size, tag = relu.size, f"n{relu.size.n}"
-    text = f"n = {size.n}, m = {size.m}, worst of {len(relu.density)} densities"
+def _judge_linear(note: Note, exact: dict[str, float], linear: Trained) -> None:
+    size, tag = linear.size, f"n{linear.size.n}"
+    text = f"n = {size.n}, m = {size.m}, worst of {len(linear.density)} densities"
     note(f"linear_worst_{tag}", float(linear.ratio.max()), f"loss over its minimum, {text}")
     note(f"linear_least_{tag}", float(linear.losses.min()), f"loss over its minimum, {text}")
     seen = norms(linear.best.W) > 0.5  # the direction of a feature of norm 0 is noise
     over = float(interference(linear.best.W)[seen].max())
     note(f"linear_interference_{tag}", over, f"largest interference of a represented feature, {text}")
     exact |= {f"linear_worst_{tag}": 1.0, f"linear_interference_{tag}": 0.0}
+
+
+def _judge(note: Note, exact: dict[str, float], relu: Trained) -> None:
+    """What one repeat says; `note` collects the repeats."""
+    size, tag = relu.size, f"n{relu.size.n}"
     many, alone = relu.counts()
     starts = relu.losses.shape[1]
     for k, density in enumerate(relu.density):
@@ -217,16 +245,14 @@ def _judge_mathematics(note: Note, relu: Trained, rows: int, seed: int) -> None:
     k = relu.density.index(0.1)
     W, b, importance = relu.best.W[k], relu.best.b[k], relu.size.importance
     wanted = few_active_loss(W, b, 0.1, importance)
-    found = [sampled_few_active(W, b, 0.1, importance, rows, seed + s) for s in range(3)]
-    z = np.array([abs(mean - wanted) / error for mean, error in found])
-    note("few_active_z", z, f"distance to {rows:,} samples in standard errors, three seeds")
     draw = rng.stream(seed, "gaussian")
-    ratios = []
-    for _ in range(3):
+    for repeat in range(REPEATS):
+        mean, error = sampled_few_active(W, b, 0.1, importance, rows, seed + repeat)
+        note("few_active_z", abs(mean - wanted) / error, f"distance to {rows:,} samples in standard errors")
         x = torch.randn(rows // 4, relu.size.n, generator=draw, dtype=torch.float64)
-        sampled = (importance * (x - x @ gram(W)).square()).sum(1).mean()
-        ratios.append(float(sampled) / gaussian_linear_loss(W, importance))
-    note("gaussian_ratio", np.array(ratios), f"loss of {rows // 4:,} Gaussian samples over the formula, three seeds")
+        sampled = float((importance * (x - x @ gram(W)).square()).sum(1).mean())
+        ratio = sampled / gaussian_linear_loss(W, importance)
+        note("gaussian_ratio", ratio, f"loss of {rows // 4:,} Gaussian samples over the formula")
 
 
 def _matrices(linear: Trained, relu: Trained) -> Figure:

@@ -9,6 +9,8 @@ All features have importance 1 but the last, which has importance r. Three ways 
 A diagram is [densities, importances]. The last feature is ignored (norm under 0.5), dedicated (interference under
 0.25) or in superposition.
 
+Also here, for other studies: descents of the exact loss from given networks (`settle`) and from random ones (`search`).
+
 Source: Elhage et al. 2022, "Superposition as a phase change".
 """
 
@@ -27,6 +29,7 @@ from ...worlds.features import Features
 from ...worlds.fit import FitConfig, fit
 from ...worlds.population import expected_loss
 from ...worlds.toys import Toy
+from .threads import one_thread
 
 NODES = 64
 """Nodes of the loss while `settle` descends; reported losses use as many as they need."""
@@ -172,7 +175,8 @@ def descend(x: Tensor, p: Tensor, r: Tensor, n: int, m: int) -> tuple[Tensor, Te
         W, b = rows[:, : n * m].reshape(-1, n, m), rows[:, n * m :]
         return small_loss(W, b, density[which], importance[which])
 
-    return minimize(objective, x, iterations=120, tolerance=1e-11)
+    with one_thread():
+        return minimize(objective, x, iterations=120, tolerance=1e-11)
 
 
 def _diagram(density: np.ndarray, importance: np.ndarray, W: Tensor, loss: Tensor) -> Diagram:
@@ -205,7 +209,8 @@ def settle(
         return expected_loss(x[:, : n * m].reshape(-1, n, m), x[:, n * m :], here, nodes=nodes)
 
     start = torch.cat([W.double().flatten(1), b.double()], 1)
-    x, _ = minimize(objective, start, iterations=iterations)
+    with one_thread():
+        x, _ = minimize(objective, start, iterations=iterations)
     W, b = x[:, : n * m].reshape(-1, n, m), x[:, n * m :]
     return Settled(W, b, expected_loss(W, b, law))
 

@@ -189,7 +189,7 @@ def under_noise(steps: int, seeds: int, seed: int, n: int = 8, m: int = 16, rate
     half = len(SIGMAS) * seeds
     W = torch.randn(half, n, m, generator=g).repeat(2, 1, 1) / m**0.5
     noise: Tensor | None = None
-    every, at, fourth = max(steps // 100, 1), list[int](), list[Tensor]()
+    every, at, fourth = max(steps // 40, 1), list[int](), list[Tensor]()
     for step in range(steps + 1):
         if step % block == 0 or noise is None:
             normal = torch.randn(block, half, n, m, generator=g)
@@ -225,9 +225,13 @@ def _collisions(
     n, counts, opposite = sizes.n, list[np.ndarray](), list[float]()
     for m in sizes.neurons:
         say(f"incidental: {n} features, {m} neurons")
-        W = sparsify(start(n, m, sizes.instances, config.seed), sizes.steps)
+        first = start(n, m, sizes.instances, config.seed)
+        W = sparsify(first, sizes.steps)
         counts.append(polysemantic(W).numpy())
         opposite.append(opposite_share(W))
+        if m == 4 * n:
+            kept = _kept(first, W).numpy()
+            values["kept_share_adam"] = measured("kept_share_adam", kept, method=f"n = {n}, m = {m}, AdamW")
     say("incidental: other starts")
     _aligned(config, sizes, values)
     wide = [k for k, m in enumerate(sizes.neurons) if m >= 4 * n]
@@ -258,20 +262,24 @@ def _collisions(
     )  # fmt: skip
 
 
+def _kept(first: Float[Tensor, "i n m"], W: Float[Tensor, "i n m"]) -> Float[Tensor, " i"]:
+    """Share of the features that end on the neuron on which they were largest at the start."""
+    return (W.abs().argmax(2) == first.abs().argmax(2)).double().mean(1)
+
+
 def _aligned(config: StudyConfig, sizes: Sizes, values: dict[str, Measurement]) -> None:
     """Gradient descent from random weights, and from weights in which every feature leans to a neuron of its own."""
     n, m = sizes.n, 4 * sizes.n
-    first = start(n, m, sizes.instances, config.seed)
+    first = start(n, m, sizes.instances // 2, config.seed)
     lean = first.clone()
     lean[:, torch.arange(n), torch.arange(n)] += 0.5
     steps, strong = (2500 if config.smoke else 10_000), 10 * L1
     W, aligned = (sparsify(w, steps, strong, 0.05, plain=True) for w in (first, lean))
     whole_loss = lambda w: (identity_loss(w) + strong * w.abs().sum((1, 2))) / n  # noqa: E731
-    method = f"n = {n}, m = {m}, {sizes.instances} networks, gradient descent, λ = {strong:g}"
-    kept = (W.abs().argmax(2) == first.abs().argmax(2)).double().mean(1)
+    method = f"n = {n}, m = {m}, {len(first)} networks, gradient descent, λ = {strong:g}"
     for name, samples in {
         "plain_polysemantic": polysemantic(W), "aligned_polysemantic": polysemantic(aligned),
-        "loss_ratio": whole_loss(W) / whole_loss(aligned), "kept_share": kept,
+        "loss_ratio": whole_loss(W) / whole_loss(aligned), "kept_share": _kept(first, W),
     }.items():  # fmt: skip
         values[name] = measured(name, samples.double().numpy(), method=method, seed=config.seed)
 

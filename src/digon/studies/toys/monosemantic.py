@@ -60,7 +60,7 @@ class Plan:
         return self.widths[len(self.widths) // 2]
 
 
-SMOKE = Plan(32, 12, (32, 64, 128), 1 / 16, 600, 300, 128, (0.0, -1.0), (0.003, 0.01), 3, 0.01)
+SMOKE = Plan(32, 12, (32, 64, 128), 1 / 16, 200, 60, 128, (0.0, -1.0), (0.003, 0.01), 3, 0.01)
 PAPER = Plan(128, 32, (128, 256, 512), 1 / 64, 5000, 2500, 256, (0.0, -1.0, -2.0), (0.003, 0.01, 0.03), 3, 0.01)
 FULL = Plan(512, 64, (512, 1024, 2048), 1 / 64, 2**17, 2**17, 2**13, (0.0, -1.0, -2.0), (0.001, 0.003, 0.01), 3)
 
@@ -186,17 +186,17 @@ def _curves(name: str, label: str, found: dict[float, Decoders] | dict[int, Deco
 def _responses(zero: Decoders, low: Decoders) -> Figure:
     edges = np.linspace(0, 1, 21)
 
-    def bars(name: str, found: Decoders) -> Series:
+    def shares(name: str, found: Decoders) -> Series:
         counts, _ = np.histogram(focus(found.response)[found.alive].numpy(), edges)
-        return series("bars", name, (edges[1:] + edges[:-1]) / 2, counts / max(counts.sum(), 1))
+        return series("line", name, (edges[1:] + edges[:-1]) / 2, counts / max(counts.sum(), 1))
 
     panels = tuple(
-        Panel(title, "part of the response to the best feature", "share of live neurons", (bars(title, found),))
+        Panel(title, "part of the response to the best feature", "share of live neurons", (shares(title, found),))
         for title, found in (("bias starts at 0", zero), ("bias starts at −1", low))
     )
     return Figure(
         "F5-neurons", "One feature per neuron, or many", f"{SOURCE}, histograms of neurons",
-        "From zero, the best feature explains a small part of most neurons; from −1, many neurons respond to one only.",
+        "From zero, the best feature explains a small part of most neurons; from −1, more neurons respond to one only.",
         "Features are presented alone at value 1; together they may drive a neuron that none of them drives alone.",
         still(*panels), columns=2,
     )  # fmt: skip

@@ -162,8 +162,8 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     _judge_experiment(note, trials, tried, starts)
     _judge_branches(note, exact, curves, at_base)
     note("times_sparser_at_10", 1 / float(cross[baselines.index(0.1)]), "crossing of the exact branches, p = 0.1")
-    if not smoke:
-        note("importance_crossing", importance_crossing(), "crossing of the exact branches in the importance")
+    important = importance_branches()
+    note("importance_crossing", importance_crossing(*important), "crossing of the exact branches in the importance")
     say("one active feature at a time")
     limit = sparse_limit(300 if smoke else 10_000, seed)
     _judge_limit(note, exact, limit)
@@ -172,17 +172,26 @@ def run(config: StudyConfig, say: Say) -> Outcome:
         _losses(trials, tried.loss.view(len(trials), starts), curves, at_base),
         _crossing_figure(baselines, cross),
         _norms_figure(curves, trials, best(tried, starts)),
+        _importance_figure(*important),
     )
     return Outcome(values, exact, figures)
 
 
-def importance_crossing() -> float:
-    """Relative importance at which pentagon and digons have the same loss, at the base density."""
-    at = torch.linspace(0.1, 0.9, 17, dtype=torch.float64)
+def importance_branches() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Relative importances, and there the losses of the pentagon (NaN where it is no minimum) and of two digons."""
+    at = torch.linspace(0.1, 1.5, 29, dtype=torch.float64)
     law = features(N, BASE, torch.cat([torch.ones(len(at), N - 1, dtype=torch.float64), at[:, None]], 1))
-    gap = pentagon_advantage(Features(law.density.expand(len(at), N), law.importance))
-    first = int((gap > 0).to(torch.int8).argmax())
-    low, high = float(gap[first - 1]), float(gap[first])
+    law = Features(law.density.expand(len(at), N), law.importance)
+    digons = digons_loss(law)
+    pentagon = digons - pentagon_advantage(law)
+    return at.numpy(), torch.where(pentagon.isfinite(), pentagon, torch.nan).numpy(), digons.numpy()
+
+
+def importance_crossing(at: np.ndarray, pentagon: np.ndarray, digons: np.ndarray) -> float:
+    """Relative importance at which both arrangements have the same loss, interpolated."""
+    gap = digons - pentagon
+    first = int(np.argmax(gap > 0))
+    low, high = gap[first - 1], gap[first]
     return float(at[first - 1] + (at[first] - at[first - 1]) * (-low / (high - low) if np.isfinite(low) else 0.5))
 
 
@@ -244,9 +253,16 @@ def _judge_limit(note: Note, exact: dict[str, float], limit: Settled) -> None:
     note("limit_beaten", float((limit.loss < least * (1 - 1e-6)).double().mean()), "share of starts under the pentagon")
     note("limit_share", float((limit.loss < least * (1 + 1e-6)).double().mean()), "share of starts at the pentagon")
     exact |= {"limit_loss": 3 * float(least), "limit_beaten": 0.0}
-    threshold = 1 / (1 - float(-b.mean()))
-    note("norm_formula", float(norms(W).mean()) / threshold, "norm of the sparse pentagon over 1/(1 − threshold)")
-    note("square_formula", float(norms(W).mean()) ** 2 / threshold, "its square over 1/(1 − threshold)")
+    lowest = int(limit.loss.argmin())
+    for name, power in (("norm_formula", 1), ("square_formula", 2)):
+        text = f"norm{' squared' if power == 2 else ''} over 1/(1 − threshold), lowest of the random starts"
+        note(name, float(limit_ratio(limit.W[lowest], limit.b[lowest], power)), text)
+        exact[name] = float(limit_ratio(W[0], b[0], power))
+
+
+def limit_ratio(W: Float[Tensor, "5 2"], b: Float[Tensor, " 5"], power: int) -> Tensor:
+    """Mean norm to a power over 1 / (1 − t), t = −b the mean threshold."""
+    return norms(W).mean() ** power * (1 + b.mean())
 
 
 def _arrows(name: str, W: Tensor, role: Role = "measured") -> Series:
@@ -323,4 +339,15 @@ def _norms_figure(curves: Curves, trials: np.ndarray, won: Settled) -> Figure:
         "On the pentagon branch the norm of the varied feature falls smoothly with its density; the best network jumps.",
         "The branch goes on below the crossing as a local minimum until the varied feature falls out.",
         still(panel), columns=1,
+    )  # fmt: skip
+
+
+def _importance_figure(at: np.ndarray, pentagon: np.ndarray, digons: np.ndarray) -> Figure:
+    kept = np.isfinite(pentagon)
+    parts = (line("pentagon", at[kept], pentagon[kept]), line("two digons", at, digons))
+    return Figure(
+        "E4-importance", "One feature of another importance", SOURCE,
+        "The curves cross at a relative importance of about 0.37: less important features are dropped.",
+        "Both curves are exact; random starts were tried for densities only.",
+        still(Panel("loss of both arrangements", "relative importance of one feature", "loss", parts)), columns=1,
     )  # fmt: skip

@@ -8,8 +8,8 @@ features the constant is known (Donoho–Tanner; statistical dimension).
 2. A check of the ℓ1 limit itself: random directions, linear programs, the number of dimensions at which half of all
    sparse vectors are recovered.
 
-The toy reads each feature with one linear map and a ReLU, a far weaker decoder than ℓ1: it stays below the limit except
-where errors are cheap, because it may be wrong a little everywhere.
+The toy reads each feature with one linear map and a ReLU, a far weaker decoder than ℓ1, but it may be wrong a little
+everywhere: moderately sparse features cost it no more dimensions than ℓ1 needs, very sparse ones more.
 
 Source: Elhage et al. 2022, appendix (lower bound of Do Ba et al. 2010). Bounds: `measures/bounds`.
 """
@@ -144,8 +144,8 @@ def _dimensions(found: list[Packed], n: int, edges: dict[int, list[float]]) -> F
     )  # fmt: skip
     return Figure(
         "E12-dimensions", "What a feature costs", SOURCE,
-        "ℓ1 needs more dimensions per feature than the toy takes, because it recovers every value exactly; the toy accepts "
-        "errors.",
+        "Moderately sparse features cost the toy no more dimensions than ℓ1 needs, because the toy accepts errors; very "
+        "sparse ones cost it more.",
         "Toy and ℓ1 answer different questions: least squared error on average, and recovery without error.",
         still(panel), columns=1,
     )  # fmt: skip

@@ -191,7 +191,7 @@ def _surfaces(size: int, densities: tuple[float, ...], seed: int) -> Figure:
     return Figure(
         "C2-surfaces", "The whole loss of two features in one dimension", SOURCE,
         "Dense and equally important: two minima on the diagonal w₁ = w₂, the features are confused. Sparser: two more on "
-        "the other diagonal, the digon; below a density of about 0.55 these are the lower ones.",
+        "the other diagonal, the digon; below a density of 0.58 these are the lower ones.",
         "There is no bias here; with one, the dense minimum keeps one feature or mixes both, and the change is elsewhere.",
         tuple(frames), "density",
     )  # fmt: skip

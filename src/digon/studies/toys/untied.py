@@ -250,8 +250,8 @@ def _curve(densities: tuple[float, ...], table: list[dict]) -> Figure:
         "F16-loss", "Tied and untied networks, n=5, m=2", SOURCE,
         "Untying hardly matters for dense features and matters a lot for sparse ones.",
         "Losses are the best of several starts on the expected loss; training on samples may end higher.",
-        (Frame("", (Panel("loss / variance of the features", "1 / density", "loss", tuple(shown), x_log=True, y_log=True),
-                    Panel("what untying leaves of the loss", "1 / density", "ratio", tuple(ratio), x_log=True, y_log=True))),),
+        (Frame("", (Panel("loss / variance of features", "1 / density", "loss", tuple(shown), x_log=True, y_log=True),
+                    Panel("what untying leaves of it", "1 / density", "ratio", tuple(ratio), x_log=True, y_log=True))),),
         columns=2,
     )  # fmt: skip
 

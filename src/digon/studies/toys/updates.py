@@ -217,22 +217,22 @@ def probe_accuracy(compositional: bool, m: int, seeds: int, steps: int, seed: in
 def run(config: StudyConfig, say: Say) -> Outcome:
     """All four toys."""
     smoke, seed = config.smoke, config.seed
-    steps, seeds = (300, 3) if smoke else (2500, 4)
+    steps, seeds = (80, 3) if smoke else (2500, 4)
     say("updates: features of a circle")
     circles = {m: train_manifold(m, seeds, steps, seed) for m in DIMENSIONS}
     found = {m: [plane(W) for W in Ws] for m, Ws in circles.items()}
     angle = 2 * math.pi * torch.arange(CIRCLE) / CIRCLE
     turns = [circular_correlation(torch.atan2(P[:, 1], P[:, 0]), angle) for P, _ in found[2]]
     say("updates: skip trigrams")
-    entropy = {h: train_heads(h, seeds, 150 if smoke else 2500, seed).double().numpy() for h in HEADS}
+    entropy = {h: train_heads(h, seeds, 60 if smoke else 2500, seed).double().numpy() for h in HEADS}
     say("updates: counting features")
     truths = (40,) if smoke else (40, 56, 64)
     counts = {t: _count(t, 500 if smoke else 2000, 5 if smoke else 50, seed) for t in truths}
     error = [abs(_best(row) - t) / t for t, row in counts.items()]
     say("updates: composition")
-    sizes = range(2, 9)
+    sizes = (2, 8) if smoke else tuple(range(2, 9))
     probes = {
-        kind: np.stack([probe_accuracy(kind, m, 8, 200 if smoke else 1500, seed) for m in sizes])
+        kind: np.stack([probe_accuracy(kind, m, 8, 100 if smoke else 1500, seed) for m in sizes])
         for kind in (False, True)
     }
     rows = {
@@ -247,7 +247,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     method = "trained on fresh samples or full tables, several seeds"
     values = {name: measured(name, samples, method=method, seed=seed) for name, samples in rows.items()}
     figures = (
-        _circle_figure(found), _head_figure(entropy), _count_figure(counts), _probe_figure(list(sizes), probes),
+        _circle_figure(found), _head_figure(entropy), _count_figure(counts), _probe_figure(sizes, probes),
     )  # fmt: skip
     return Outcome(values, {}, figures)
 
@@ -310,7 +310,7 @@ def _count_figure(counts: dict[int, dict[int, Description]]) -> Figure:
     )  # fmt: skip
 
 
-def _probe_figure(sizes: list[int], probes: dict[bool, np.ndarray]) -> Figure:
+def _probe_figure(sizes: tuple[int, ...], probes: dict[bool, np.ndarray]) -> Figure:
     curves = tuple(
         across(name, sizes, probes[kind].T) for kind, name in ((True, "shapes and colors"), (False, "sixteen items"))
     )
