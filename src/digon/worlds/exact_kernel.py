@@ -196,7 +196,7 @@ def row(a, b, j, task, law, nodes, work, grad):
         return value, slope, count
     period, high, low, level, spread = span(a, b, p, task, work.part)
     target, mean, first, second = p[j] * task.square, p[j] * task.mean, task.mean, task.square
-    spare = count if nodes[1] <= 0 else max(count, nodes[2] // 4)  # if this row needs nodes one day, it needs many
+    spare = count if nodes[1] <= 0 else max(count, nodes[2])  # if this row needs nodes one day, it needs many
     if high <= 0 and not task.linear:
         grad[:] = 0.0
         return target, 0.0, spare

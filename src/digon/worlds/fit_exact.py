@@ -24,11 +24,13 @@ from .toys import Toy
 
 WARM, RATE = 300, 0.02
 """Adam: steps, and size of a step."""
-MOST = 512
+MOST = 128
 """Nodes per row while the loss is minimized."""
 TOLERANCE = 1e-8
 """Relative decrease of the loss in three steps in a row that ends a descent."""
-MEMORY = 30
+JUDGE = 1e-8
+"""Relative error of the final loss."""
+MEMORY = 60
 """Steps that L-BFGS remembers."""
 
 
@@ -126,7 +128,7 @@ def _compiled(
     shape: Shape, law: Features, start: Tensor, warm: int, steps: int, progress: Progress
 ) -> tuple[Tensor, Tensor]:
     from .descent_kernel import Plan
-    from .exact_engine import COARSE, JUDGE, solve, task_of
+    from .exact_engine import COARSE, solve, task_of
 
     linear = shape.output == "linear"
     task = task_of(law, shape.size[2], tied=shape.tied, biased=shape.biased, linear=linear)

@@ -72,10 +72,10 @@ def _shaped(evidence: Evidence, found: Blocks, shapes: list[ShapeOfBlock], large
             f"{100 * max(s.scatter for s in curves):.0f} %: curves or surfaces, {around} of them around the origin. "
             f"Separability: {_separabilities(evidence, found)}."
         )
-        gone: list[Cause] = ["none", "monosemantic", "rotated"]
+        gone: tuple[Cause, ...] = ("none", "monosemantic", "rotated")
         if len(curves) == len(found.members):
-            gone += ["superposition", "lookup"]
-        return _check(evidence, found, curves, "for", words, tuple(gone))
+            gone = (*gone, "superposition", "lookup")
+        return _check(evidence, found, curves, "for", words, gone)
     if atoms:
         words += (
             f"in {len(atoms)} of them {_counts(atoms)} directions in {len(found.members[0])} dimensions are isolated. "

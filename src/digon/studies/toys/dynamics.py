@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ... import rng
 from ...measures.geometry import cosines, feature_dimensionality, norms
-from ...records import Figure, Frame, Panel, Series
+from ...records import Figure, Frame, Measurement, Panel, Series
 from ...worlds.features import Features, FeatureSet, features
 from ...worlds.fit import FitConfig, fit
 from ...worlds.population import expected_loss
@@ -164,7 +164,7 @@ def run(config: StudyConfig, say: Say) -> Outcome:
         "jump_share": measured("jump_share", np.array([len(e) >= 1 for e in events], float), method=f"share of networks with a jump; {text}", seed=seed),
         "two_jumps": measured("two_jumps", np.array(several, float), method=f"share of networks with two jumps at least {APART} steps apart; {text}", seed=seed),
         "jumps_found": measured("jumps_found", float(max(len(e) for e in events)), method=f"most jumps in one network; {text}", seed=seed),
-        "burst": measured("burst", float(np.median(bursts)) if bursts else float("nan"), method="median over jumps: fastest fall of the loss over the median speed around", seed=seed),
+        "burst": _median("burst", bursts, seed),
         "burst_share": measured("burst_share", (np.array(bursts) >= 3).astype(float) if bursts else float("nan"), method="share of jumps at which the loss falls at least three times as fast as around", seed=seed),
         "drop_positive": measured("drop_positive", (np.array(drops) > 0).astype(float) if drops else float("nan"), method="share of jumps over which the exact loss falls", seed=seed),
         "octahedron_share": measured("octahedron_share", reached, method=f"share of networks in which every feature ends with an opposite one; {other}", seed=seed),
@@ -176,6 +176,18 @@ def run(config: StudyConfig, say: Say) -> Outcome:
     first = next((i for i, o in enumerate(orders) if o is not None and _opposed(shape, o, i)), 0)
     figures = (_levels(jumping, shown, events[shown]), _movie(jumping, shown), _kinks(turning, shape, first, orders[first]), _octahedron(turning, first))  # fmt: skip
     return Outcome(values, figures=figures)
+
+
+def _median(name: str, samples: list[float], seed: int) -> Measurement:
+    """The median over jumps with a bootstrap interval; NaN without jumps."""
+    text = "median over jumps: fastest fall of the loss over the median speed in the 1,000 steps around"
+    if not samples:
+        return Measurement(name, float("nan"), method=text, seed=seed)
+    values = np.array(samples)
+    draw = rng.numpy_stream(seed, "bootstrap", name)
+    again = np.median(values[draw.integers(0, len(values), (2000, len(values)))], axis=1)
+    low, high = np.quantile(again, [0.025, 0.975])
+    return Measurement(name, float(np.median(values)), float(low), float(high), len(values), "", text, seed)
 
 
 def _drop(found: Course, i: int, at: int) -> float:
