@@ -9,6 +9,7 @@ import torch
 from digon import rng
 from digon.studies.toys import updates
 from digon.studies.toys.base import StudyConfig
+from digon.studies.toys.threads import one_thread
 
 
 def test_rows_of_the_circle():
@@ -83,7 +84,8 @@ def test_bits_of_a_known_description():
 
 def test_true_dictionary_reconstructs():
     x = updates.counting_data(24, 1500, 32, 3)
-    codes, D = updates.factorize(x, 24, 40, 3)
+    with one_thread():
+        codes, D = updates.factorize(x, 24, 40, 3)
     assert ((x - codes @ D).square().mean() / x.square().mean()).item() < 0.05
     np.testing.assert_allclose(D.norm(dim=1), 1, rtol=1e-5)
 

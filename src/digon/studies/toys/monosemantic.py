@@ -27,6 +27,7 @@ from ...records import Figure, Panel, Series
 from .base import Outcome, Say, StudyConfig, measured
 from .loops import minimize
 from .sketch import across, series, still
+from .threads import one_thread
 
 SOURCE = "Jermyn et al. 2022, Engineering Monosemanticity in Toy Models"
 DRIFT = 0.03
@@ -126,7 +127,8 @@ def train(plan: Plan, width: int, offset: float, peak: float, steps: int, drift:
         if step < steps / 2:
             b.sub_(drift * now)
 
-    minimize((first, b, second), lambda _: loss(draw(plan.batch)), steps=steps, peak=peak, warmup=0.02, after=push)
+    with one_thread():
+        minimize((first, b, second), lambda _: loss(draw(plan.batch)), steps=steps, peak=peak, warmup=0.02, after=push)
     with torch.no_grad():
         fresh = torch.stack([loss(draw(2000)) for _ in range(10)]).mean(0)
         response = torch.relu(torch.baddbmm(b, P, first))

@@ -27,6 +27,7 @@ from ...records import Figure, Frame, Panel
 from .base import Outcome, Say, StudyConfig, measured
 from .loops import minimize
 from .sketch import across, line, points, series, still
+from .threads import one_thread
 
 SOURCE = "Transformer Circuits updates 2023"
 CIRCLE = 48
@@ -216,6 +217,11 @@ def probe_accuracy(compositional: bool, m: int, seeds: int, steps: int, seed: in
 
 def run(config: StudyConfig, say: Say) -> Outcome:
     """All four toys."""
+    with one_thread():
+        return _run(config, say)
+
+
+def _run(config: StudyConfig, say: Say) -> Outcome:
     smoke, seed = config.smoke, config.seed
     steps, seeds = (80, 3) if smoke else (2500, 4)
     say("updates: features of a circle")
