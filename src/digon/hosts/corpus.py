@@ -21,8 +21,16 @@ from ..errors import CorpusError, PathError, did_you_mean
 MAX_BYTES = 16 * 2**20
 """Documents above this many bytes are left out: logs and dumps, and no tokenizer should meet them in one piece."""
 _SKIPPED_FOLDERS = frozenset(
-    ("test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__")
-    + ("pydoc_data",)  # one file of string literals; they are added as the texts that they are
+    (
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "pydoc_data",  # one file of string literals; they are added as the texts that they are
+    )
 )
 
 Piece = tuple[str, bytes | str | None]

@@ -38,7 +38,7 @@ MODELS = 3
 """Independent models of the data that are unmixed again."""
 CROSS_TALK = 1.5
 """An edge must be so many times as strong as the strongest of an independent model."""
-WEAKEST = 0.05
+WEAKEST = 0.03
 """Energy correlations below this are never edges."""
 AWAY = 0.3
 """Length, relative to that of a typical active row (fourth over second moment), from which a row is active."""

@@ -34,6 +34,8 @@ ACTIVE = 3
 """Directions that may explain an input together."""
 NEAR = 1e-3
 """Inputs so near the origin, relative to the farthest, show nothing."""
+SAME = 1e-3
+"""Grid, relative to the typical activation, on which equal activations coincide."""
 FRACTIONS = (0.25, 0.5, 1.0)
 LEAST_FVU = 1e-3
 """Residuals below this are noise when ratios are formed."""
@@ -101,6 +103,19 @@ def distinct(
     total = float((wide - wide.mean(0)).square().sum())
     within = float((wide - means[owner]).square().sum()) / total if total > 0 else 0.0
     return means.to(values.dtype), owner, within
+
+
+def coincidence(means: Float[Tensor, "t d"]) -> float:
+    """Share of the inputs away from the origin that could be dropped without losing an activation. Range: [0, 1).
+
+    Inputs that share features of many sizes differ; classes of inputs, and tables with collisions, coincide.
+    """
+    length = means.norm(dim=1)
+    away = means[length > NEAR * length.amax()]
+    if not len(away):
+        return 0.0
+    grid = (away / (SAME * away.square().mean().sqrt())).round()
+    return 1 - len(grid.unique(dim=0)) / len(away)
 
 
 def generalization(

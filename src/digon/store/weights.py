@@ -79,6 +79,7 @@ def _pieces(tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> Iter
     text += b" " * (-(len(text) + 8) % files.Sink.BLOCK)
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for name in names:
-        data = memoryview(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        data = memoryview(flat.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
         for start in range(0, len(data), PIECE):
             yield data[start : start + PIECE]

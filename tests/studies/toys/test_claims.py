@@ -7,7 +7,7 @@ import pytest
 
 from digon.errors import ConfigError
 from digon.studies.toys.base import Outcome, measured
-from digon.studies.toys.claims import Statement, chosen, judge, natural, statements
+from digon.studies.toys.claims import Statement, chosen, judge, module_of, natural, statements
 
 ROW = Statement("E0.1", "A claim.", "A paper", "quantity", "published", expected=2.0, tolerance=0.1)
 
@@ -86,7 +86,7 @@ def test_every_row_is_sound():
         assert row.tolerance >= 0, row.id
         assert row.statement.endswith("."), row.id
         assert row.source, row.id
-        assert callable(importlib.import_module(f"digon.studies.toys.{row.study}").run), row.id
+        assert callable(importlib.import_module(module_of(row.study)).run), row.id
 
 
 def test_there_are_enough_claims_and_every_section_of_the_paper_has_some():

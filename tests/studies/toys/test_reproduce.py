@@ -38,6 +38,7 @@ def studies(monkeypatch):
         Statement("X2.1", "It works.", "paper", "r", "ours", 1.0, 0.0, study="broken"),
     ]
     monkeypatch.setattr(module, "statements", lambda: rows)
+    monkeypatch.setattr(module, "module_of", lambda study: f"digon.studies.toys.{study}")
     return calls
 
 

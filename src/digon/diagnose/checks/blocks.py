@@ -3,7 +3,7 @@
 import math
 
 from ... import rng
-from ...measures.blocks import Blocks, ShapeOfBlock, dependence_blocks, separability, shape_of_block
+from ...measures.blocks import AWAY, Blocks, ShapeOfBlock, dependence_blocks, separability, shape_of_block
 from ...records import Cause, Check, Measurement, Verdict
 from ..evidence import Evidence, not_applicable
 from .independence import MAX_UNITS, MIN_DOCUMENTS, ROWS_PER_UNIT
@@ -14,6 +14,8 @@ ONE_SIZE = 0.25
 """Scatter of the length up to which a block is a curve of one size; a filled square reads 0.3 to 0.4."""
 DEPENDENT = 2.0
 """Dependence over that of an independent model, from which it is not nothing."""
+SAME_SIZE, BOTH_SIGNS = 0.15, 0.2
+"""Scatter of the sizes of a part, and share of its rarer sign, that make its values two points."""
 FEWEST_ROWS = 200
 """Rows of a plane whose separability is reported."""
 _ID, _TITLE, _CLAIM = "P08", "blocks", "features that are curves: directions without gaps, in blocks of a few parts"
@@ -53,7 +55,30 @@ def _without_blocks(evidence: Evidence, found: Blocks) -> Check:
         f"No two parts hang together: their energies correlate by at most {float(found.correlations.abs().max()):.2f}, "
         "no more than in an independent model."
     )
+    if _two_sided_of_one_size(found) > 1:
+        return _check(
+            evidence,
+            found,
+            [],
+            "silent",
+            f"{sentence} But parts of one size and both signs are corners of squares.",
+            (),
+        )
     return _check(evidence, found, [], "against", sentence, ("manifold",))
+
+
+def _two_sided_of_one_size(found: Blocks) -> int:
+    """Number of parts that take a value and its opposite: two of them could be a circle that is sampled at four points."""
+    count = 0
+    for part in (found.parts - found.parts.median(0).values).T:
+        size = part.abs()
+        active = size > AWAY * (size.pow(4).mean() / size.square().mean().clamp(min=1e-300)).sqrt()
+        if int(active.sum()) < 2:
+            continue
+        positive = float((part[active] > 0).double().mean())
+        one_size = float(size[active].std() / size[active].mean()) < SAME_SIZE
+        count += one_size and min(positive, 1 - positive) > BOTH_SIGNS
+    return count
 
 
 def _shaped(evidence: Evidence, found: Blocks, shapes: list[ShapeOfBlock], large: int) -> Check:
@@ -118,7 +143,7 @@ def _separabilities(evidence: Evidence, found: Blocks) -> str:
         plane = found.parts[:, list(block)]
         plane = plane - plane.median(0).values
         length = plane.norm(dim=1)
-        plane = plane[length > 0.3 * (length.pow(4).mean() / length.square().mean()).sqrt()]
+        plane = plane[length > AWAY * (length.pow(4).mean() / length.square().mean()).sqrt()]
         if len(plane) >= FEWEST_ROWS:
             bits.append(separability(plane, generator))
     if not bits:

@@ -3,6 +3,7 @@
 import math
 
 from jaxtyping import Float
+from scipy.stats import binomtest
 from torch import Tensor
 
 from ... import rng
@@ -26,10 +27,18 @@ GAP = 3.0
 """Unexplained share of fresh inputs over that of seen ones."""
 GENERALIZES = 0.02
 """Unexplained share of fresh inputs that is small whatever the gap."""
-SHARED, OWN = 3.0, 1.5
+SHARED, OWN = 3.0, 1.25
 """Dimensionality of directions over that of inputs."""
 _P12 = ("P12", "distinct-input generalization", "every input has a direction of its own")
 _P13 = ("P13", "data points and features", "dimensions are spent on single inputs, not on features that inputs share")
+
+
+COINCIDE = 0.5
+"""Share of inputs with the activations of another one, from which they may be classes or collisions of a table."""
+_COLLIDE = (
+    "inputs share directions, but most of them share all of their activations: classes of inputs, or a table in which "
+)
+_COLLIDE += "inputs collide"
 
 
 def distinct_inputs(evidence: Evidence) -> Check:
@@ -51,15 +60,24 @@ def distinct_inputs(evidence: Evidence) -> Check:
     if reason is not None:
         return not_applicable(*_P12, reason)
     found = measures.generalization(relative, tokens, learn, generator)
+    low, high = _interval(found)
     statistic = Measurement(
-        "direction_reuse", found.reuse, n=found.directions, method="share of directions, learned on half of the distinct "
-        "inputs, that alone explain two or more of the other inputs", seed=evidence.seed, source="derived", null=0.0,
+        "direction_reuse", found.reuse, low, high, n=found.directions, method="share of directions, learned on half of the distinct "
+        "inputs, that alone explain two or more of the other inputs; Wilson interval", seed=evidence.seed, source="derived", null=0.0,
     )  # fmt: skip
-    verdict, sentence, gone = _generalization(found, evidence.activations.d)
+    verdict, sentence, gone = _generalization(found, evidence.activations.d, _collide(relative, evidence))
     return Check(*_P12, verdict, sentence, statistic, NOT_REUSED, gone)
 
 
-def _generalization(found: InputGeneralization, d: int) -> tuple[Verdict, str, tuple[Cause, ...]]:
+def _interval(found: InputGeneralization) -> tuple[float, float]:
+    """95 % interval of the reuse; NaN without directions."""
+    if not found.directions:
+        return math.nan, math.nan
+    ends = binomtest(round(found.reuse * found.directions), found.directions).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)
+
+
+def _generalization(found: InputGeneralization, d: int, collide: bool) -> tuple[Verdict, str, tuple[Cause, ...]]:
     """Verdict, sentence and excluded causes."""
     if found.within > MOST_WITHIN:
         return (
@@ -84,6 +102,8 @@ def _generalization(found: InputGeneralization, d: int) -> tuple[Verdict, str, t
         return "for", f"{numbers}: a code of single inputs.", gone
     generalizes = found.fresh_fvu <= GENERALIZES or (found.gap < GAP and found.fresh_fvu <= EXPLAINED)
     if found.reuse > REUSED and generalizes and found.slope < SATURATES:
+        if collide:
+            return "silent", f"{numbers}: {_COLLIDE}.", ()
         return "against", f"{numbers}: inputs share the directions.", ("lookup",)
     return "silent", f"{numbers}: between features and a code of single inputs.", ()
 
@@ -115,6 +135,8 @@ def data_points(evidence: Evidence) -> Check:
     if found.unexplained > EXPLAINED:
         rest = f"{numbers}, but the directions leave {100 * found.unexplained:.0f} % unexplained: nothing follows from that."
         return Check(*_P13, "silent", rest, statistic, SHARED)
+    if found.ratio > SHARED and _collide(relative, evidence):
+        return Check(*_P13, "silent", f"{numbers}: {_COLLIDE}.", statistic, SHARED)
     if found.ratio > SHARED:
         return Check(*_P13, "against", f"{numbers}: inputs share directions.", statistic, SHARED, ("lookup",))
     if found.ratio < OWN and found.inputs > evidence.activations.d:
@@ -144,3 +166,9 @@ def _no_inputs(relative: Float[Tensor, "n d"], evidence: Evidence) -> str | None
     if count < FEWEST_INPUTS:
         return f"{count} distinct inputs activate something; at least {FEWEST_INPUTS} are needed."
     return None
+
+
+def _collide(relative: Float[Tensor, "n d"], evidence: Evidence) -> bool:
+    tokens = evidence.activations.tokens
+    assert tokens is not None, "checked by _unfit"
+    return measures.coincidence(measures.distinct(relative, tokens)[0]) > COINCIDE

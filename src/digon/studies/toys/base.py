@@ -1,6 +1,6 @@
 """What every study of toy networks takes and gives.
 
-A study measures named quantities and draws figures. Claims (`claims/*.toml`) refer to quantities by name; a study knows
+A study measures named quantities and draws figures. Claims (the .toml file beside the study) refer to quantities by name; a study knows
 nothing of claims, so no claim can bend a study.
 """
 

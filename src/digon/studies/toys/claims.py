@@ -20,6 +20,9 @@ from ...errors import ConfigError, did_you_mean
 from ...records import Claim, ClaimKind, ClaimVerdict
 from .base import Outcome
 
+ROOMS = ("digon.studies.toys.paper", "digon.studies.toys.followups", "digon.studies.toys")
+"""Where studies and their claims are."""
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -39,7 +42,7 @@ class Statement:
     size: Literal["smoke", "paper"] = "smoke"
     """Smallest size of the study at which the claim can be judged."""
     study: str = ""
-    """Module of the study; the name of the claims file."""
+    """Name of the study: of its module and of the file of claims beside it."""
 
     @property
     def margin(self) -> float:
@@ -60,17 +63,29 @@ def statements() -> list[Statement]:
 
     Raises: ConfigError if two claims share an id.
     """
-    folder = resources.files("digon.studies.toys") / "claims"
     found: list[Statement] = []
-    for file in folder.iterdir():
-        if file.name.endswith(".toml"):
-            rows = tomllib.loads(file.read_text(encoding="utf-8")).get("claim", [])
-            found += [configs.from_dict(Statement, {**row, "study": file.name.removesuffix(".toml")}) for row in rows]
+    for room in ROOMS:
+        for file in resources.files(room).iterdir():
+            if file.name.endswith(".toml"):
+                rows = tomllib.loads(file.read_text(encoding="utf-8")).get("claim", [])
+                study = file.name.removesuffix(".toml")
+                found += [configs.from_dict(Statement, {**row, "study": study}) for row in rows]
     ids = [row.id for row in found]
     twice = {name for name in ids if ids.count(name) > 1}
     if twice:
         raise ConfigError(f"claims with the same id: {', '.join(sorted(twice))}", expected="one claim per id")
     return sorted(found, key=lambda row: natural(row.id))
+
+
+def module_of(study: str) -> str:
+    """Full name of the module of a study.
+
+    Raises: ConfigError if there is no such study.
+    """
+    for room in ROOMS:
+        if (resources.files(room) / f"{study}.toml").is_file():
+            return f"{room}.{study}"
+    raise ConfigError(f"no study {study!r}", hint=did_you_mean(study, {row.study for row in statements()}))
 
 
 def natural(name: str) -> tuple[Any, ...]:

@@ -23,16 +23,11 @@ from torch import Tensor
 
 from ... import rng
 from ...records import Grid, Panel, Series
-from ...worlds.closed import small_loss
-from ...worlds.descent import minimize
+from ...worlds import fit_exact
 from ...worlds.features import Features
 from ...worlds.fit import FitConfig, fit
-from ...worlds.population import expected_loss
 from ...worlds.toys import Toy
-from .threads import one_thread
 
-NODES = 64
-"""Nodes of the loss while `settle` descends; reported losses use as many as they need."""
 IGNORED, DEDICATED, SUPERPOSED = 0, 1, 2
 TWO = ((1.0, 0.0), (0.93, 0.37), (1.0, -0.3), (1.0, -0.8), (0.9, -0.9), (-0.3, 1.0), (-0.8, 1.0), (0.0, 1.0))
 """Starts for two features on a line: ignored, same sign, weak and strong antipodal, and the same with roles swapped."""
@@ -141,13 +136,7 @@ def exact_three(p: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     starts[:, 1, 2, 0], starts[:, 1, :2, 1] = 1.0, beside_last
     angle = torch.tensor([0.0, 2.0, 4.0], dtype=torch.float64) * torch.pi / 3
     starts[:, 2] = torch.stack([angle.cos(), angle.sin()], -1)
-    # The compiled loss tells which start wins, the closed form polishes the winner.
-    importance = torch.stack([ones, ones, r], 1).repeat_interleave(3, 0)
-    law = Features(p.repeat_interleave(3)[:, None].expand(-1, 3), importance)
-    W, b = starts.flatten(0, 1), law.density / 4
-    found = best(settle(W + _tilt(6).view(3, 2), b + _tilt(3), law, iterations=100), 3)
-    x, loss = descend(torch.cat([found.W.flatten(1), found.b], 1), p, r, 3, 2)
-    return x[:, :6].view(-1, 3, 2), x[:, 6:], loss
+    return best_of(starts, p, r)
 
 
 def best_of(starts: Tensor, p: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,12 +160,9 @@ def descend(x: Tensor, p: Tensor, r: Tensor, n: int, m: int) -> tuple[Tensor, Te
     density = p[:, None].expand(-1, n)
     importance = torch.ones_like(density).index_copy(1, torch.tensor([n - 1]), r[:, None])
 
-    def objective(rows: Tensor, which: Tensor) -> Tensor:
-        W, b = rows[:, : n * m].reshape(-1, n, m), rows[:, n * m :]
-        return small_loss(W, b, density[which], importance[which])
-
-    with one_thread():
-        return minimize(objective, x, iterations=120, tolerance=1e-11)
+    W, b = x[:, : n * m].reshape(-1, n, m), x[:, n * m :]
+    found = fit_exact.settle(W, b, Features(density.contiguous(), importance))
+    return torch.cat([found.W.flatten(1), found.b], 1), found.loss
 
 
 def _diagram(density: np.ndarray, importance: np.ndarray, W: Tensor, loss: Tensor) -> Diagram:
@@ -194,25 +180,10 @@ class Settled:
     loss: Float[Tensor, " i"]
 
 
-def settle(
-    W: Float[Tensor, "i n m"], b: Float[Tensor, "i n"], law: Features, iterations: int = 200, nodes: int = NODES
-) -> Settled:
-    """Descend the exact loss from given weights and biases to the nearest minimum; the law may differ by instance.
-
-    Features that are nearly always active need more nodes (512) for the last digits of the weights.
-    """
-    count, n, m = W.shape
-    density, importance = (v.double().expand(count, n) for v in (law.density, law.importance))
-
-    def objective(x: Tensor, which: Tensor) -> Tensor:
-        here = Features(density[which], importance[which], law.values, law.sets)
-        return expected_loss(x[:, : n * m].reshape(-1, n, m), x[:, n * m :], here, nodes=nodes)
-
-    start = torch.cat([W.double().flatten(1), b.double()], 1)
-    with one_thread():
-        x, _ = minimize(objective, start, iterations=iterations)
-    W, b = x[:, : n * m].reshape(-1, n, m), x[:, n * m :]
-    return Settled(W, b, expected_loss(W, b, law))
+def settle(W: Float[Tensor, "i n m"], b: Float[Tensor, "i n"], law: Features, iterations: int = 10_000) -> Settled:
+    """Descend the exact loss from given weights and biases to the nearest minimum; the law may differ by instance."""
+    found = fit_exact.settle(W, b, law, steps=iterations)
+    return Settled(found.W, found.b, found.loss)
 
 
 def random_starts(count: int, n: int, m: int, seed: int) -> tuple[Tensor, Tensor]:

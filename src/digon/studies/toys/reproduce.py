@@ -26,7 +26,7 @@ from ...records import Claim, Figure, Measurement
 from ...store import files
 from ...store.runs import Run
 from .base import Outcome, Say, StudyConfig
-from .claims import Statement, chosen, judge, statements
+from .claims import Statement, chosen, judge, module_of, statements
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def reproduce(names: Sequence[str], out: Path, config: ReproduceConfig, say: Say
 
 def run_study(run: Run, study: str, config: ReproduceConfig, say: Say) -> Outcome:
     """Run one study, or read what it found when it ran before."""
-    module = importlib.import_module(f"digon.studies.toys.{study}")
+    module = importlib.import_module(module_of(study))
     settings = StudyConfig(config.size, config.seed, config.device, config.full)
     with run.stage(study, f"{__version__} {_sources()}") as needed:
         if needed:
@@ -149,7 +149,15 @@ def _cell(text: str) -> str:
 def _sources() -> str:
     """Hash of all code that a study may stand on: whoever changes a world measures again."""
     digest, root = hashlib.blake2b(digest_size=8), resources.files("digon")
-    for room in ("worlds", "measures", "intervene", "coders", "studies/toys"):
+    for room in (
+        "worlds",
+        "measures",
+        "intervene",
+        "coders",
+        "studies/toys",
+        "studies/toys/paper",
+        "studies/toys/followups",
+    ):
         for file in sorted((root / room).iterdir(), key=lambda f: f.name):
             if file.name.endswith(".py"):
                 digest.update(file.read_bytes())
