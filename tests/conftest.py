@@ -9,6 +9,6 @@ import torch
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _few_threads() -> None:
-    """Two threads, as on the smallest machine we promise; more of them fight under pytest-xdist."""
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """One thread: tests run side by side under pytest-xdist, and two threads on a tiny problem spend their time waiting."""
+    torch.set_num_threads(1)

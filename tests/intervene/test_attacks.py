@@ -19,15 +19,6 @@ from digon.worlds.fit import FitConfig, fit
 from digon.worlds.toys import Toy, loss
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny problems: a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def gon(k: int) -> torch.Tensor:
     angle = 2 * math.pi * torch.arange(k, dtype=torch.float64) / k
     return torch.stack([angle.cos(), angle.sin()], -1)

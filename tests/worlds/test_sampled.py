@@ -12,16 +12,6 @@ from digon.worlds.recipe import Recipe
 from digon.worlds.sampled import Run
 from digon.worlds.toys import Toy, loss
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny tensors: threads of torch would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 SPARSE = {"n": 60, "m": 18, "density": 0.01}
 
 

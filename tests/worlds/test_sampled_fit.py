@@ -12,15 +12,6 @@ from digon.worlds.recipe import Recipe, learning_rates
 from digon.worlds.toys import Toy
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny tensors: threads of torch would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def nothing(toy, h):
     """A penalty of 0: the same training by torch."""
     return 0 * h.sum((1, 2))

@@ -145,7 +145,7 @@ def single_attack_gain(W: Float[Tensor, "*i n m"]) -> Float[Tensor, "*i n"]:
     With G = W Wᵀ: Σⱼ ReLU((G gᵢ)ⱼ)² / ‖gᵢ‖². For unit vectors in a tight frame of λ features per dimension this is
     λ Σ_{c>0} c² over the cosines c of one row: λ itself for simplices, where no cosine but the own is positive.
 
-    >>> single_attack_gain(torch.tensor([[1.0], [-1.0]]))
+    >>> single_attack_gain(torch.tensor([[1.0], [-1.0]])).round(decimals=3)
     tensor([2., 2.])
     """
     gram = W @ W.mT

@@ -1,4 +1,7 @@
-"""P08. Do linear parts hang together in blocks, and does a block look like axes, atoms or a curve?"""
+"""P08. Do linear parts hang together in blocks, and does a block look like axes, atoms or a curve?
+
+Limit: corners that lie nearer to each other than the noise reaches pass for a curve (24 corners at 14 dB, 48 at 20 dB).
+"""
 
 import math
 
@@ -94,7 +97,8 @@ def _shaped(evidence: Evidence, found: Blocks, shapes: list[ShapeOfBlock], large
         around = sum(s.open < 0.5 for s in curves)
         words += (
             f"in {len(curves)} of them directions have no gaps and lengths scatter by only "
-            f"{100 * max(s.scatter for s in curves):.0f} %: curves or surfaces, {around} of them around the origin. "
+            f"{100 * max(s.scatter for s in curves):.0f} %: curves or surfaces, or corners finer than the noise, "
+            f"{around} of them around the origin. "
             f"Separability: {_separabilities(evidence, found)}."
         )
         gone: tuple[Cause, ...] = ("none", "monosemantic", "rotated")

@@ -1,7 +1,5 @@
 """Sparse autoencoders on known features: the law of the data, the score, and recovery where it is easy."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,15 +8,6 @@ from digon import rng
 from digon.errors import ConfigError
 from digon.studies.toys.base import StudyConfig
 from digon.studies.toys.followups import autoencoders
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small lose more than they win by a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_law():

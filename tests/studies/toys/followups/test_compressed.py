@@ -1,7 +1,5 @@
 """Compressed computation: the bound, the semicircle, and the residual stream as mixing."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -10,15 +8,6 @@ from digon import rng
 from digon.errors import ConfigError
 from digon.studies.toys.base import StudyConfig
 from digon.studies.toys.followups import compressed
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small lose more than they win by a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def networks(count: int, n: int, m: int) -> tuple[torch.Tensor, torch.Tensor]:

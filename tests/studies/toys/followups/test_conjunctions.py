@@ -1,7 +1,6 @@
 """Universal AND: expectations against enumeration, variances against sampling, and the numbers known for finite d."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,15 +11,6 @@ from digon import rng
 from digon.errors import ConfigError
 from digon.studies.toys.base import StudyConfig
 from digon.studies.toys.followups import conjunctions
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small lose more than they win by a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("ones", "p"), [(2, 0.125), (3, 0.125), (5, 0.3)])

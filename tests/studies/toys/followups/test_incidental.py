@@ -1,7 +1,6 @@
 """Incidental polysemanticity: gradients, chance, and the path of the L1 norm."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,15 +10,6 @@ from scipy import integrate, stats
 from digon.errors import ConfigError
 from digon.studies.toys.base import StudyConfig
 from digon.studies.toys.followups import incidental
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small lose more than they win by a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_gradients_against_autograd():

@@ -1,7 +1,6 @@
 """Tied and untied networks: a second implementation of the loss, a known optimum, and ranked features."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,15 +10,6 @@ from digon.studies.toys.base import StudyConfig
 from digon.studies.toys.followups import untied
 from digon.worlds.features import features
 from digon.worlds.population import expected_loss
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small lose more than they win by a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("density", [0.05, 0.3, 1.0])

@@ -13,15 +13,6 @@ from digon.worlds.toys import Toy
 IMPORTANCE = 0.8 ** torch.arange(100, dtype=torch.float64)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small problems: a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
     ("density", "loss"),
     [(1.0, 0.004804), (0.3, 0.004468), (0.1, 0.001777), (0.03, 5.635e-4), (0.01, 1.907e-4), (0.003, 5.752e-5)],

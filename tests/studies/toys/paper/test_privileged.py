@@ -16,15 +16,6 @@ from digon.worlds.population import expected_loss
 from digon.worlds.toys import Activation, Toy, loss
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny problems: a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def start(name: str, density: float) -> Best:
     W = codes()[name]
     return Best(density, W, torch.where(W.abs().sum(1) > 0, 0.0, density / 2), float("nan"))

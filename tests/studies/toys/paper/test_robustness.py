@@ -15,15 +15,6 @@ from digon.worlds.features import features
 DENSITIES = (1.0, 0.7, 0.5, 0.35, 0.3, 0.2, 0.1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small problems: a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def mean_vulnerability(density: float, n: int, m: int, rows: int) -> float:
     law, data = features(n, density), rng.stream(0, "test")
     size = 0.1 * float(law.sample(20_000, data).norm(dim=-1).mean())
