@@ -29,6 +29,8 @@ from ...worlds.fit import FitConfig, fit
 from ...worlds.toys import Toy
 
 IGNORED, DEDICATED, SUPERPOSED = 0, 1, 2
+RANDOM = 12
+"""Random starts beside the arrangements that are known for three features."""
 TWO = ((1.0, 0.0), (0.93, 0.37), (1.0, -0.3), (1.0, -0.8), (0.9, -0.9), (-0.3, 1.0), (-0.8, 1.0), (0.0, 1.0))
 """Starts for two features on a line: ignored, same sign, weak and strong antipodal, and the same with roles swapped."""
 
@@ -127,7 +129,7 @@ def exact_two(p: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def exact_three(p: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Best weights [i 3 2], biases [i 3] and loss of three features in two dimensions.
 
-    Starts: one feature dedicated beside the best pair (two choices), and the triangle.
+    Starts: one feature dedicated beside the best pair (two choices), the triangle, and random ones for what lies between.
     """
     ones = torch.ones_like(p)
     beside_first, beside_last = exact_two(p, r)[0][..., 0], exact_two(p, ones)[0][..., 0]
@@ -136,7 +138,8 @@ def exact_three(p: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     starts[:, 1, 2, 0], starts[:, 1, :2, 1] = 1.0, beside_last
     angle = torch.tensor([0.0, 2.0, 4.0], dtype=torch.float64) * torch.pi / 3
     starts[:, 2] = torch.stack([angle.cos(), angle.sin()], -1)
-    return best_of(starts, p, r)
+    others = random_starts(RANDOM, 3, 2, 0)[0].expand(len(p), -1, -1, -1)
+    return best_of(torch.cat([starts, others], 1), p, r)
 
 
 def best_of(starts: Tensor, p: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
