@@ -47,12 +47,20 @@ def _toys(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     """The toy laboratory: figures of every study, and claims if any were judged."""
     figures = [
         {"study": study, "figure": figure}
-        for study in sorted(run.stages())
+        for study in run.stages()
         for figure in json.loads(to_json(run.read_json(f"studies/{study}.figures", list[Figure])))
     ]
+    figures.sort(key=lambda entry: _place(entry["study"], entry["figure"]["id"]))
     judged = (run.path / "claims.json").is_file()
     claims = json.loads(to_json(run.read_json("claims", list[Claim]))) if judged else []
     return {"facts": facts, "figures": figures, "claims": claims}
+
+
+def _place(study: str, figure: str) -> tuple[Any, ...]:
+    """The laboratory first, then sections in their order: E2 before E10 before F1."""
+    section = figure.split("-")[0]
+    letters = section.rstrip("0123456789")
+    return study != "laboratory", letters != "E", letters, int(section[len(letters) :] or 0), study
 
 
 def _audit(run: Run, facts: dict[str, Any]) -> dict[str, Any]:

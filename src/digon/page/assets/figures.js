@@ -100,7 +100,10 @@ function drawFigure(node, figure, frame, wide) {
     } else {
       layout[`xaxis${n}`] = { ...axisOf(panel.x_label, panel.x_log, panel.grid ? null : spread(figure, i, "x")), domain: x, anchor: where.y };
       layout[`yaxis${n}`] = { ...axisOf(panel.y_label, panel.y_log, panel.grid ? null : spread(figure, i, "y")), domain: y, anchor: where.x };
-      if (panel.grid && panel.grid.diverging && !panel.y_log) layout[`yaxis${n}`].autorange = "reversed"; // a matrix is read from the top
+      if (panel.grid && panel.grid.diverging && !panel.y_log) { // a matrix is read from the top
+        Object.assign(layout[`yaxis${n}`], { autorange: "reversed", tick0: 0, dtick: Math.ceil(panel.grid.y.length / 8) });
+        Object.assign(layout[`xaxis${n}`], { tick0: 0, dtick: Math.ceil(panel.grid.x.length / 8) });
+      }
       if (panel.square) { layout[`yaxis${n}`].scaleanchor = where.x; layout[`yaxis${n}`].constrain = "domain"; layout[`xaxis${n}`].constrain = "domain"; }
     }
     layout.annotations.push({ text: panel.title, showarrow: false, x: (x[0] + x[1]) / 2, y: y[1], xref: "paper", yref: "paper", xanchor: "center", yanchor: "bottom", font: { size: 13 } });

@@ -46,7 +46,15 @@ function player(figure, chosen, change) {
   } }, timer ? "■ stop" : "▶ play");
 }
 
-function figureView(entry, start) {
+// A slider starts in its middle, where something is to be seen; choices start with the first.
+function startOf(figure) {
+  const labels = figure.frames.map((f) => parts(f.label)), values = [...new Set(labels.map((l) => l[0]))];
+  if (values.length <= 4) return 0;
+  const wanted = [values[Math.floor(values.length / 2)], ...labels[0].slice(1)];
+  return Math.max(0, labels.findIndex((l) => l.every((v, i) => v === wanted[i])));
+}
+
+function figureView(entry) {
   const figure = entry.figure, picture = el("div", { class: "figure", role: "img", "aria-label": figure.title }), slot = el("div", {});
   const show = (i) => {
     const panel = controls(figure, i, show);
@@ -56,14 +64,14 @@ function figureView(entry, start) {
   const card = el("section", { class: "panel", id: figure.id }, el("h3", {}, el("a", { href: hashOf({ view: "figures", study: entry.study, figure: figure.id }) }, figure.title)),
     figure.source ? el("p", { class: "soft" }, figure.source) : null, slot, picture,
     el("p", {}, el("strong", {}, "What you should see. "), figure.see), el("p", {}, el("strong", {}, "What this does not show. "), figure.caution));
-  return { card, draw: () => show(Math.min(start, figure.frames.length - 1)) };
+  return { card, draw: () => show(startOf(figure)) };
 }
 
 function figuresView(state, main) {
   const study = STUDIES.includes(state.study) ? state.study : STUDIES[0];
   main.append(el("h2", {}, "Figures"), el("div", { class: "controls" }, el("label", {}, "study ", el("select", { id: "study", onchange: (e) => { location.hash = hashOf({ study: e.target.value, figure: null }); } },
     STUDIES.map((s) => el("option", { value: s, selected: s === study }, s.replaceAll("_", " ")))))));
-  const views = DATA.figures.filter((f) => f.study === study).map((f) => figureView(f, 0));
+  const views = DATA.figures.filter((f) => f.study === study).map(figureView);
   main.append(...views.map((v) => v.card));
   // A figure draws itself when it comes into sight: dozens at once would keep the reader waiting.
   const watcher = new IntersectionObserver((entries) => entries.forEach((e) => { if (e.isIntersecting) { watcher.unobserve(e.target); views.find((v) => v.card === e.target).draw(); } }), { rootMargin: "300px" });
