@@ -58,3 +58,63 @@ def test_demo_takes_out_as_the_makefile_gives_it(monkeypatch, tmp_path):
 def test_module_entry_point():
     done = subprocess.run([sys.executable, "-m", "digon.cli", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("digon 0.")
+
+
+CLAIM_KEYS = {
+    "id", "statement", "source", "kind", "published", "exact", "measured", "low", "high", "tolerance", "verdict",
+}  # fmt: skip
+
+
+def test_reproduce_prints_one_list_of_claims(tmp_path, capsys):
+    folder = tmp_path / "toys"
+    words = ["reproduce", "capacity", "F1.1", "--size", "smoke", "--out", str(folder)]
+    assert main([*words, "--report", str(tmp_path / "r.md"), "--figures", str(tmp_path / "svg"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    claims = json.loads(out)
+    assert {claim["id"].split(".")[0] for claim in claims} == {"F1"}
+    assert all(set(claim) == CLAIM_KEYS for claim in claims)
+    assert {claim["verdict"] for claim in claims} <= {"holds", "differs", "not reached"}
+    assert "capacity: running" in err
+    assert "# Toy models of superposition" in (tmp_path / "r.md").read_text()
+    assert list((tmp_path / "svg").glob("F1-*.svg"))
+    assert (folder / "page.html").is_file()
+
+
+def test_reproduce_without_ids_lists_and_runs_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce"]) == 0
+    assert "E4.1" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["E99"], ["E4", "--report", "r.txt"]])
+def test_reproduce_refuses_before_any_work(words, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *words]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_toy_draws_and_every_choice_of_settings_has_its_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    quick = ["toy", "--n", "2", "--m", "1", "--starts", "4"]
+    assert main(quick) == 0
+    shown = capsys.readouterr().out
+    assert "Geometry: digon." in shown
+    assert "█" in shown
+    assert main([*quick, "--density", "0.3"]) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert main(["runs"]) == 0
+    assert "2 features in 1" in capsys.readouterr().out
+
+
+def test_flags_of_an_audit_override_its_file(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(
+        "digon.studies.audit.run_audit", lambda s, out: asked.update(settings=s, out=out) or {"run": str(out)}
+    )
+    monkeypatch.setattr("digon.page.build.build", lambda run, out=None: run / "page.html")
+    (tmp_path / "a.toml").write_text('model = "some/model"\ntokens = 7\ncards = 3\n')
+    assert main(["audit", "--config", str(tmp_path / "a.toml"), "--tokens", "9", "--site", "layers.0.*", "--json"]) == 0
+    assert (asked["settings"].model, asked["settings"].tokens, asked["settings"].cards) == ("some/model", 9, 3)
+    assert asked["settings"].sites == "layers.0.*"
+    assert main(["audit", "--config", str(tmp_path / "none.toml")]) == 2

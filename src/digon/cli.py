@@ -144,17 +144,19 @@ def reproduce(
     return result
 
 
-def toy(config: Annotated[ToyConfig, tyro.conf.arg(name="")], *, out: Path = Path("runs/toy")) -> dict[str, Any]:
+def toy(config: Annotated[ToyConfig, tyro.conf.arg(name="")], *, out: Path | None = None) -> dict[str, Any]:
     """Train one toy network and look at it: feature directions, norms, interference, geometry.
 
     Args:
         config: the network, its features and how to train it.
-        out: folder of the run.
+        out: folder of the run; default: one for every choice of settings, such as runs/toy-5in2-1c9a2f.
     """
+    from .config import digest
     from .studies.toys.single import run_toy
     from .studies.toys.verbs import to_stderr
 
-    return _with_page(run_toy(config, out, to_stderr))
+    folder = out or Path("runs") / f"toy-{config.n}in{config.m}-{digest(config)[:6]}"
+    return _with_page(run_toy(config, folder, to_stderr))
 
 
 def runs(folder: Positional[Path] = Path("runs")) -> dict[str, Any]:

@@ -19,6 +19,8 @@ COLORS = ("#b3541e", "#2a6f97", "#4f772d", "#9d4edd", "#6c757d")
 STYLES = {"measured": "-", "theory": "--", "published": ":", "guide": ":"}
 GUIDE = "#9a9a9a"
 PANEL_INCHES = (3.6, 3.0)
+ALONE_INCHES = 6.0
+"""Width of a figure of one panel."""
 
 
 def export(run: Run, folder: Path, form: str = "svg") -> list[Path]:
@@ -33,7 +35,7 @@ def export(run: Run, folder: Path, form: str = "svg") -> list[Path]:
         path = folder / f"{figure.id}.{form}"
         folder.mkdir(parents=True, exist_ok=True)
         # Fixed metadata: equal figures are equal files.
-        page = drawing(figure, figure.frames[len(figure.frames) // 2])
+        page = drawing(figure, shown(figure))
         with _style():
             page.savefig(path, dpi=110, metadata=_metadata(form))
         written.append(path)
@@ -44,6 +46,24 @@ def figures(run: Run) -> Iterator[Figure]:
     """The figures of all studies of a run."""
     for study in sorted(run.stages()):
         yield from run.read_json(f"studies/{study}.figures", list[Figure])
+
+
+def shown(figure: Figure) -> Frame:
+    """The frame that stands for all: of several controls, the first one in its middle and the others as they start."""
+    labels = [_parts(frame.label) for frame in figure.frames]
+    values = list(dict.fromkeys(label[0] for label in labels))
+    wanted = [values[len(values) // 2], *labels[0][1:]]
+    return figure.frames[labels.index(wanted) if wanted in labels else 0]
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split("|")]
+
+
+def _title(figure: Figure, frame: Frame) -> str:
+    names, values = _parts(figure.control), _parts(frame.label)
+    settings = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=False)) if frame.label else ""
+    return figure.title + (f"\n{settings}" if settings else "")
 
 
 def drawing(figure: Figure, frame: Frame) -> "Drawing":
@@ -59,9 +79,9 @@ def drawing(figure: Figure, frame: Frame) -> "Drawing":
     columns = max(1, min(figure.columns, len(frame.panels)))
     rows = math.ceil(len(frame.panels) / columns)
     with _style():
-        page = Drawing(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.5), layout="constrained")
-        label = f" ({figure.control} {frame.label})" if frame.label else ""
-        page.suptitle(figure.title + label, fontsize=10)
+        width = PANEL_INCHES[0] * columns if columns > 1 else ALONE_INCHES
+        page = Drawing(figsize=(width, PANEL_INCHES[1] * rows + 0.5), layout="constrained")
+        page.suptitle(_title(figure, frame), fontsize=10)
         for place, panel in enumerate(frame.panels, 1):
             spatial = any(series.z for series in panel.series)
             _draw_panel(page.add_subplot(rows, columns, place, projection="3d" if spatial else None), panel, spatial)
@@ -81,7 +101,7 @@ def _draw_panel(axes: Any, panel: Panel, spatial: bool) -> None:
         axes.set_aspect("equal", adjustable="datalim" if panel.grid is None else "box")
     if mapped is not None and panel.color_label:
         axes.figure.colorbar(mapped, ax=axes, label=panel.color_label)
-    if 1 < sum(bool(series.name) for series in panel.series) <= 8:
+    if 1 < sum(bool(series.name) and series.role != "guide" for series in panel.series) <= 8:
         axes.legend(frameon=False)
 
 
@@ -105,6 +125,9 @@ def _draw_series(axes: Any, series: Series, index: int, panel: Panel) -> Any:
     color = GUIDE if guide else COLORS[index % len(COLORS)]
     where = (series.x, series.y, series.z) if series.z else (series.x, series.y)
     named = {"label": series.name or None}
+    if guide and series.kind == "line" and series.name and not series.z:
+        axes.annotate(series.name, (series.x[-1], series.y[-1]), fontsize=6, color=GUIDE, va="bottom", ha="right")
+        named = {}
     if series.kind == "line":
         axes.plot(*where, STYLES[series.role], color=color, linewidth=0.8 if guide else 1.3, **named)
         if series.low:
