@@ -130,7 +130,7 @@ def reproduce(
         report: also write the verdicts as Markdown, such as docs/results/toy-models.md.
         figures: also write the figures as SVG into this folder (needs the extra `figures`).
         seed: seed of everything random.
-        device: cpu, cuda, cuda:1, mps.
+        device: for the studies that train in torch (robustness, privileged, absolute); the others run compiled on the CPU.
         full: sizes of the papers where paper size is a reduced one (hours).
     """
     from .studies.toys import verbs

@@ -19,8 +19,8 @@ from ..store import files
 from ..store.runs import Run
 
 SCRIPTS = {
-    "audit": ("dom.js", "state.js", "tokens.js", "card.js", "views.js", "main.js"),
-    "toys": ("dom.js", "figures.js", "laboratory.js"),
+    "audit": ("dom.js", "hash.js", "state.js", "tokens.js", "card.js", "views.js", "main.js"),
+    "toys": ("dom.js", "hash.js", "figures.js", "laboratory.js"),
 }
 """Scripts of a page, by the kind of the run."""
 DIGITS = 4

@@ -3,16 +3,6 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const STUDIES = [...new Set(DATA.figures.map((f) => f.study))];
 const SHORT = { holds: "for", differs: "against", "not reached": "silent" };
 
-function readState() {
-  return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-}
-
-function hashOf(changes) {
-  const next = { ...readState(), ...changes };
-  for (const key of Object.keys(next)) if (next[key] === null || next[key] === undefined || next[key] === "") delete next[key];
-  return "#" + new URLSearchParams(next).toString();
-}
-
 // A control may have several parts, "density | n, m"; then every part of a frame's label is chosen by itself.
 function parts(text) {
   return text.split("|").map((part) => part.trim());

@@ -4,16 +4,6 @@ const UNITS = DATA.units.unit.map((unit, i) => Object.fromEntries(Object.entries
 const BY_NAME = new Map(UNITS.map((u) => [u.unit, u]));
 const SITES = [...new Set(UNITS.map((u) => u.site))];
 
-function readState() {
-  return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-}
-
-function hashOf(changes) {
-  const next = { ...readState(), ...changes };
-  for (const key of Object.keys(next)) if (next[key] === null || next[key] === undefined || next[key] === "") delete next[key];
-  return "#" + new URLSearchParams(next).toString();
-}
-
 function go(changes) {
   location.hash = hashOf(changes);
 }

@@ -24,6 +24,7 @@ class StudyConfig:
     """`smoke` takes seconds and shows that the study works; `paper` reaches the numbers."""
     seed: int = 0
     device: str = "cpu"
+    """Where studies train that do it in torch; compiled engines stay on the CPU."""
     full: bool = False
     """Sizes of the papers where `paper` is a reduced one (hours)."""
 
