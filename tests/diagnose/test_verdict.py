@@ -38,8 +38,8 @@ def test_superposition_never_stands_alone_and_no_verdict_is_empty():
         verdict = diagnose("s", checks)
         assert verdict.causes
         assert verdict.causes != ("superposition",)
-        assert verdict.undecided == (len(verdict.causes) > 1)
-        assert bool(verdict.next_experiment) == verdict.undecided
+        assert bool(verdict.undecided) == (len(verdict.causes) > 1)
+        assert bool(verdict.next_experiment) == bool(verdict.undecided)
 
 
 def test_polysemanticity_alone_decides_nothing():

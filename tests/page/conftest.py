@@ -114,7 +114,12 @@ def finished_run(tmp_path):
         "diagnoses",
         [
             Diagnosis(
-                "layers.0.mlp.act", ("rotated", "superposition"), True, "undecided: both", "try this", "A", (check,)
+                "layers.0.mlp.act",
+                ("rotated", "superposition"),
+                "undecided: both",
+                "A",
+                checks=(check,),
+                next_experiment="try this",
             )
         ],
     )

@@ -52,16 +52,20 @@ def diagnose(site: str, checks: Sequence[Check], access: str = "A") -> Diagnosis
     left: tuple[Cause, ...] = tuple(cause for cause in CAUSES if cause not in excluded)
     if not left:
         return Diagnosis(
-            site, CAUSES, True, "undecided: the checks contradict each other, so nothing is excluded.",
-            "repeat with more documents and another seed; then look at the checks one by one", access, tuple(checks),
+            site, CAUSES, "undecided: the checks contradict each other, so nothing is excluded.", access,
+            checks=tuple(checks), undecided=("the checks contradict each other",),
+            next_experiment="repeat with more documents and another seed; then look at the checks one by one",
         )  # fmt: skip
     if len(left) == 1:
         sentence = f"{left[0]}: {MEANING[left[0]]} is the only cause that the checks leave standing."
-        return Diagnosis(site, left, False, sentence, "", access, tuple(checks))
+        return Diagnosis(site, left, sentence, access, checks=tuple(checks))
     names = ", ".join(f"{cause} ({MEANING[cause]})" for cause in left)
     gone = ", ".join(cause for cause in CAUSES if cause in excluded) or "nothing"
     sentence = f"undecided from activations alone: {names}. Excluded: {gone}."
-    return Diagnosis(site, left, True, sentence, next_experiment(left), access, tuple(checks))
+    return Diagnosis(
+        site, left, sentence, access, checks=tuple(checks), undecided=(" | ".join(left),),
+        next_experiment=next_experiment(left),
+    )  # fmt: skip
 
 
 def next_experiment(left: Sequence[Cause]) -> str:

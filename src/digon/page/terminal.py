@@ -90,7 +90,7 @@ def _row(run: Run) -> dict[str, Any]:
         return row
     try:
         diagnoses = run.read_json("diagnoses", list[Diagnosis])
-        row["verdicts"] = "; ".join(sorted({"undecided" if d.undecided else d.causes[0] for d in diagnoses}))
+        row["verdicts"] = "; ".join(sorted({d.causes[0] if d.decided else "undecided" for d in diagnoses}))
     except (PathError, CorruptError) as error:
         row["verdicts"] = error.problem if isinstance(error, CorruptError) else "not finished"
     return row

@@ -7,13 +7,12 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from ... import rng
-from ...coders.atoms_rays import Rays, rays
+from ...coders.atoms_rays import rays
 from ...measures import inputs as measures
 from ...measures.inputs import FEWEST_INPUTS, InputGeneralization
 from ...records import Cause, Check, Measurement, Verdict
 from ..evidence import Evidence, not_applicable
 
-ACCESS = ("A", "A+", "B", "C", "D")
 FEWEST_ROWS = 100
 MOST_WITHIN = 0.5
 """Share of the variance within inputs, from which the input does not say what the activations are."""
@@ -46,11 +45,12 @@ def distinct_inputs(evidence: Evidence) -> Check:
     reason = _unfit(evidence, "whether directions learned on some inputs explain others")
     if reason is not None:
         return not_applicable(*_P12, reason)
-    tokens = evidence.activations.tokens
-    assert tokens is not None, "checked by _unfit"
+    inputs = evidence.inputs
+    assert inputs is not None, "checked by _unfit"
     generator = rng.stream(evidence.seed, "P12")
     values = evidence.activations.values.float()
-    whole = rays(values, generator)
+    whole = evidence.rays
+    assert whole is not None, "checked by _unfit"
 
     def learn(rows: Float[Tensor, "n d"]) -> Float[Tensor, "k d"]:
         return rays(rows, generator).directions if len(rows) >= FEWEST_ROWS else rows[:0]
@@ -59,7 +59,7 @@ def distinct_inputs(evidence: Evidence) -> Check:
     reason = _no_inputs(relative, evidence)
     if reason is not None:
         return not_applicable(*_P12, reason)
-    found = measures.generalization(relative, tokens, learn, generator)
+    found = measures.generalization(relative, inputs, learn, generator)
     low, high = _interval(found)
     statistic = Measurement(
         "direction_reuse", found.reuse, low, high, n=found.directions, method="share of directions, learned on half of the distinct "
@@ -113,17 +113,18 @@ def data_points(evidence: Evidence) -> Check:
     reason = _unfit(evidence, "whether dimensions are spent on single inputs")
     if reason is not None:
         return not_applicable(*_P13, reason)
-    tokens = evidence.activations.tokens
-    assert tokens is not None, "checked by _unfit"
+    inputs = evidence.inputs
+    assert inputs is not None, "checked by _unfit"
     values = evidence.activations.values.float()
-    whole: Rays = rays(values, rng.stream(evidence.seed, "P13"))
+    whole = evidence.rays
+    assert whole is not None, "checked by _unfit"
     relative = values - whole.origin
     reason = _no_inputs(relative, evidence)
     if reason is None and not len(whole.directions):
         reason = "No isolated directions: there is nothing to compare single inputs with."
     if reason is not None:
         return not_applicable(*_P13, reason)
-    found = measures.data_dimensionality(relative, tokens, whole.directions)
+    found = measures.data_dimensionality(relative, inputs, whole.directions)
     statistic = Measurement(
         "direction_over_input_dimensionality", found.ratio, n=found.inputs, method="mean dimensionality of the rays over "
         "that of the distinct inputs", seed=evidence.seed, source="after Henighan et al. 2023", null=1.0,
@@ -145,8 +146,7 @@ def data_points(evidence: Evidence) -> Check:
 
 
 def _unfit(evidence: Evidence, question: str) -> str | None:
-    access = ACCESS.index(evidence.access) if evidence.access in ACCESS else 0
-    if access < 1 or evidence.activations.tokens is None:
+    if evidence.inputs is None:
         return (
             f"Which rows are the same input is not known (access {evidence.access}). With the identity of the inputs "
             f"(access A+) this check could settle {question}, that is, tell a look-up code from shared features."
@@ -158,9 +158,9 @@ def _unfit(evidence: Evidence, question: str) -> str | None:
 
 
 def _no_inputs(relative: Float[Tensor, "n d"], evidence: Evidence) -> str | None:
-    tokens = evidence.activations.tokens
-    assert tokens is not None, "checked by _unfit"
-    means, _, _ = measures.distinct(relative, tokens)
+    inputs = evidence.inputs
+    assert inputs is not None, "checked by _unfit"
+    means, _, _ = measures.distinct(relative, inputs)
     length = means.norm(dim=1)
     count = int((length > measures.NEAR * length.amax()).sum())
     if count < FEWEST_INPUTS:
@@ -169,6 +169,6 @@ def _no_inputs(relative: Float[Tensor, "n d"], evidence: Evidence) -> str | None
 
 
 def _collide(relative: Float[Tensor, "n d"], evidence: Evidence) -> bool:
-    tokens = evidence.activations.tokens
-    assert tokens is not None, "checked by _unfit"
-    return measures.coincidence(measures.distinct(relative, tokens)[0]) > COINCIDE
+    inputs = evidence.inputs
+    assert inputs is not None, "checked by _unfit"
+    return measures.coincidence(measures.distinct(relative, inputs)[0]) > COINCIDE

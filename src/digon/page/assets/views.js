@@ -79,7 +79,7 @@ function checksTable(checks) {
 function checksView(state, main) {
   main.append(el("h2", {}, "Why? Checks and verdicts"), el("p", { class: "soft" }, "A cause stands unless a check speaks against it. Silent: the check saw nothing, which proves nothing unless it says so."));
   for (const d of DATA.diagnoses) {
-    main.append(el("div", { class: "panel" }, el("h3", {}, d.site, " ", el("span", { class: "badge" }, d.undecided ? "undecided" : d.causes[0])), el("p", {}, d.sentence),
+    main.append(el("div", { class: "panel" }, el("h3", {}, d.site, " ", el("span", { class: "badge" }, d.causes.length > 1 ? "undecided" : d.causes[0])), el("p", {}, d.sentence),
       d.next_experiment ? el("p", {}, el("strong", {}, "What would decide: "), d.next_experiment, ".") : null, checksTable(d.checks)));
   }
 }
