@@ -118,3 +118,30 @@ def test_flags_of_an_audit_override_its_file(monkeypatch, tmp_path):
     assert (asked["settings"].model, asked["settings"].tokens, asked["settings"].cards) == ("some/model", 9, 3)
     assert asked["settings"].sites == "layers.0.*"
     assert main(["audit", "--config", str(tmp_path / "none.toml")]) == 2
+
+
+def test_diagnose_prints_one_document(tmp_path, capsys):
+    words = ["diagnose", "world:rotated?d=6&rows=3000", "--out", str(tmp_path / "run")]
+    assert main([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["causes"]
+    assert found["access"] == "A"
+    assert set(found["n_features"]) == {"lower", "point", "upper"}
+    assert {"posterior", "rank", "load", "active", "checks", "blocks", "undecided", "next_experiment"} <= set(found)
+    assert [check["id"] for check in found["checks"]][:3] == ["P01", "P02", "P03"]
+    assert "P03" in err
+    assert (tmp_path / "run" / "page.html").is_file()
+    assert main(words) == 0
+    assert "access A" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["nowhere.npy"], ["world:rotatd"], ["world:rotated", "--ids", "nowhere.txt"], ["world:rotated", "--rows", "0"]],
+)
+def test_diagnose_refuses_before_any_work(words, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["diagnose", *words, "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]
+    assert not list(tmp_path.iterdir())

@@ -31,6 +31,8 @@ Verdict = Literal["for", "against", "silent", "not applicable"]
 Cause = Literal[
     "none", "monosemantic", "rotated", "superposition", "manifold", "magnitude", "relational", "lookup", "mixed"
 ]
+Label = Cause | Literal["undecided"]
+"""A cause, or that nothing may be said."""
 CAUSES: tuple[Cause, ...] = (
     "none", "monosemantic", "rotated", "superposition", "manifold", "magnitude", "relational", "lookup", "mixed",
 )  # fmt: skip
@@ -100,7 +102,7 @@ class Count:
 class BlockVerdict:
     """A part of the activation space that stands by itself, with a label of its own."""
 
-    cause: Cause | Literal["undecided"]
+    cause: Label
     n_features: int
     rank: int
     """Dimensions that it spans."""
@@ -116,7 +118,7 @@ class Diagnosis:
     """Why the units of one site are polysemantic: a *set* of causes that the evidence leaves standing."""
 
     site: str
-    causes: tuple[Cause | Literal["undecided"], ...]
+    causes: tuple[Label, ...]
     """The set; `undecided` alone where nothing may be said at all."""
     sentence: str
     access: str

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from digon import rng
-from digon.coders.atoms_quartic import quadricovariance, quartic_atoms, rank_of, unvech, vech, whiten
+from digon.coders.atoms_quartic import quadricovariance, quartic_atoms, unvech, vech, whiten
+from digon.coders.atoms_quartic_wide import _Half
 from digon.errors import ConfigError
 from digon.measures.basis import haar
 from digon.worlds import causes
@@ -109,20 +110,6 @@ def test_vectors_of_matrices_keep_inner_products():
     torch.testing.assert_close(unvech(vech(S), 5), S)
 
 
-def test_large_matrices_agree_with_small_ones(monkeypatch):
-    g = rng.stream(0, "M")
-    U = torch.linalg.qr(torch.randn(200, 200, generator=g))[0]
-    values = torch.cat([torch.linspace(10, 5, 30), 0.5 * torch.randn(170, generator=g)])
-    M = U @ torch.diag(values) @ U.T
-    small = rank_of(M)
-    monkeypatch.setattr("digon.coders.atoms_quartic.SMALL", 10)
-    large = rank_of(M)
-    assert small[0] == large[0] == 30
-    assert large[1] == pytest.approx(small[1], rel=0.05)
-    overlap = torch.linalg.svdvals(small[3].T @ large[3])
-    assert overlap.min() > 0.999
-
-
 def test_whitening_has_a_way_back():
     h = causes.rotated(1000, 6, 0, n=4).activations.values.double() + 3
     z, back = whiten(h)
@@ -134,11 +121,65 @@ def test_whitening_has_a_way_back():
 def test_too_little_data_is_refused():
     with pytest.raises(ConfigError, match="at least"):
         quartic_atoms(torch.randn(20, 8), rng.stream(0, "q"))
-    with pytest.raises(ConfigError, match="at most 160"):
-        quartic_atoms(torch.randn(1000, 200), rng.stream(0, "q"))
+    with pytest.raises(ConfigError, match="lost in noise"):
+        quartic_atoms(torch.randn(1000, 200, generator=rng.stream(0, "few")), rng.stream(0, "q"))
+    with pytest.raises(ConfigError, match="NaN"):
+        quartic_atoms(torch.full((100, 4), torch.nan), rng.stream(0, "q"))
+    with pytest.raises(ConfigError, match="0 dimensions"):
+        quartic_atoms(torch.ones(100, 4), rng.stream(0, "q"))
 
 
 def test_same_seed_same_atoms():
     world = causes.superposition(20_000, 6, 0, 1.5)
     assert torch.equal(found(world, 1).directions, found(world, 1).directions)
     assert math.isfinite(found(world, 1).floor)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wide_data_gives_atoms_and_a_lower_bound(seed):
+    world = causes.superposition(24_000, 56, seed, 1.5, active=2.0)
+    result = found(world, seed)
+    assert result.lower_bound
+    assert result.dimensions == 56
+    assert 0.95 * 84 <= result.rank <= 84
+    assert recovered(result, world.truth) > 0.95
+    assert result.isolated.double().mean() > 0.9
+    assert ((result.directions @ world.truth.atoms.T).amax(1) > 0.95).double().mean() > 0.95  # with their sign
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wide_noise_has_no_atoms_and_a_common_length_is_uniform(seed):
+    for kind in ("isotropic", "power law"):
+        result = found(causes.null(12_000, 56, seed, kind), seed)
+        assert result.rank == len(result.directions) == 0
+        assert not result.saturated
+    stretched = found(causes.null(12_000, 56, seed, "elliptical"), seed)
+    assert stretched.rank == len(stretched.directions) == 0
+
+
+def test_wide_circles_are_not_isolated():
+    result = found(causes.manifold(30_000, 56, 0))
+    assert result.rank <= 84  # three per plane
+    assert result.rank > 70
+    assert result.isolated.double().mean() < 0.1
+
+
+def test_wide_cumulants_against_the_matrix():
+    z = torch.randn(800, 5, generator=rng.stream(0, "z")).abs() - 1
+    x = torch.nn.functional.normalize(torch.randn(4, 5, generator=rng.stream(0, "x")), dim=1)
+    v = torch.randn(4, 5, generator=rng.stream(0, "v"))
+    half, M = _Half(z), quadricovariance(z)
+    outer = vech(x[:, :, None] * x[:, None])
+    torch.testing.assert_close(half.squares(x), outer @ M @ outer.T, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(half.cumulant(x)[0], (outer @ M @ outer.T).diagonal(), atol=1e-3, rtol=1e-3)
+    image = unvech(outer @ M, 5)
+    torch.testing.assert_close(half.pull(x), (image @ x[..., None])[..., 0], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(half.bend(x, v), (image @ v[..., None])[..., 0], atol=1e-3, rtol=1e-3)
+
+
+def test_constant_and_repeated_units_change_nothing():
+    world = causes.superposition(20_000, 8, 0, 1.5, active=0.8)
+    h = world.activations.values
+    more = quartic_atoms(torch.cat([h, h[:, :3], torch.ones(len(h), 2)], 1), rng.stream(0, "quartic"))
+    assert more.dimensions == 8
+    assert more.rank == 12

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from digon import rng
-from digon.coders.atoms_rays import densest, rays
+from digon.coders.atoms_rays import CAP, _count, densest, rays
 from digon.errors import ConfigError
 from digon.measures.basis import haar
 from digon.worlds import causes
@@ -101,3 +101,26 @@ def test_too_little_data_is_refused():
 def test_same_seed_same_rays():
     world = causes.superposition(4000, 6, 0, 1.5, active=0.8)
     assert torch.equal(found(world, 1).directions, found(world, 1).directions)
+
+
+def test_constant_repeated_and_broken_units():
+    world = causes.superposition(ROWS, 6, 0, 1.5, active=0.8)
+    h = world.activations.values
+    more = rays(torch.cat([h, h[:, :2], torch.ones(len(h), 1)], 1), rng.stream(0, "rays"))
+    assert exact(more, torch.cat([world.truth.atoms, world.truth.atoms[:, :2], torch.zeros(9, 1)], 1))
+    with pytest.raises(ConfigError, match="0 units that vary"):
+        rays(torch.ones(500, 4), rng.stream(0, "rays"))
+    with pytest.raises(ConfigError, match="NaN"):
+        rays(torch.full((500, 4), torch.nan), rng.stream(0, "rays"))
+
+
+def test_rows_beyond_the_most_are_thinned(monkeypatch):
+    monkeypatch.setattr("digon.coders.atoms_rays.MOST_NUMBERS", 48_000)
+    result = found(causes.superposition(3 * ROWS, 8, 0, 1.5, active=0.8))
+    assert result.rows <= 6000
+    assert len(result.directions) == 12
+
+
+def test_counts_of_caps_against_plain_ones():
+    u = torch.nn.functional.normalize(torch.randn(3000, 3, generator=rng.stream(0, "u")), dim=1)
+    assert torch.equal(_count(u[:50], u), (u[:50] @ u.T > CAP).sum(1).float())

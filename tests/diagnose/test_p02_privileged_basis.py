@@ -1,7 +1,9 @@
 import pytest
+import torch
 
 from digon.diagnose import Evidence
 from digon.diagnose.checks.basis import privileged_basis
+from digon.tensors import Activations
 from digon.worlds import causes
 
 
@@ -22,3 +24,37 @@ def test_not_applicable_with_few_rows():
     check = privileged_basis(Evidence(causes.rotated(40, 16, 0).activations, 0))
     assert check.verdict == "not applicable"
     assert "40 rows are too few for 16 units" in check.sentence
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("basis", ["partial", "block"])
+def test_turned_neighbors_are_no_neurons(seed, basis):
+    check = privileged_basis(Evidence(causes.rotated(8000, 16, seed, basis=basis).activations, seed))
+    assert check.verdict == "for"
+    assert "rotated" not in check.excludes
+    assert "monosemantic" in check.excludes
+    assert "neighboring pairs" in check.sentence
+
+
+@pytest.mark.parametrize("dependence", ["pairs", "copula", "hierarchy"])
+def test_dependent_neurons_stay_neurons(dependence):
+    for seed in range(3):
+        world = causes.monosemantic(8000, 16, seed, dependence=dependence)
+        check = privileged_basis(Evidence(world.activations, seed))
+        assert check.verdict == "for"
+        assert check.excludes == ("none",)
+
+
+def test_units_that_cannot_be_compared():
+    h = causes.monosemantic(4000, 8, 0).activations.values
+    for values, words in (
+        (torch.ones(500, 4), "0 of 4 units vary"),
+        (h[:, :1], "1 of 1 units vary"),
+        (torch.cat([h[:100], torch.full((1, 8), torch.nan)]), "NaN"),
+        (torch.zeros(0, 4), "no rows"),
+    ):
+        check = privileged_basis(Evidence(Activations(values), 0))
+        assert check.verdict == "not applicable"
+        assert words in check.sentence
+    repeated = torch.cat([h, h[:, :2], torch.full((4000, 1), 2.0)], 1)
+    assert privileged_basis(Evidence(Activations(repeated), 0)).verdict == "for"

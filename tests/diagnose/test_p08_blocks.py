@@ -63,7 +63,11 @@ def test_what_is_too_large_to_have_a_shape_stays_undecided(seed):
 
 
 def test_not_applicable_says_why():
-    assert "up to 256" in dependent_blocks(Evidence(Activations(torch.zeros(10, 300)), 0)).sentence
+    assert "0 of 300 units vary" in dependent_blocks(Evidence(Activations(torch.zeros(10, 300)), 0)).sentence
     assert "at least 400" in dependent_blocks(Evidence(causes.rotated(100, 8, 0).activations, 0)).sentence
-    one = causes.rotated(2000, 8, 0).activations
-    assert "documents" in dependent_blocks(Evidence(replace(one, documents=None), 0)).sentence
+
+
+def test_stretches_of_rows_take_the_place_of_missing_documents():
+    one = causes.rotated(4000, 8, 0).activations
+    check = dependent_blocks(Evidence(replace(one, documents=None), 0))
+    assert check.verdict == "against"

@@ -30,13 +30,46 @@ def test_against_it_where_inputs_share_features(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_silent_without_directions_and_where_codes_collide(seed):
-    for world in (causes.null(2000, 6, seed), causes.manifold(3000, 8, seed), causes.polygon(4000, 8, seed)):
-        check = check_of(world, seed)
+def test_table_codes_that_collide_are_codes_too(seed):
+    for d, points in ((8, 128), (16, 512)):
+        check = check_of(causes.lookup(4000, d, seed, "product", points=points), seed)
+        assert check.verdict == "for"
+    assert check_of(causes.lookup(4000, 16, seed, "index", points=256), seed).verdict == "for"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nuisances_do_not_hide_a_table(seed):
+    table = causes.lookup(4000, 16, seed, points=128)
+    for nuisance in ("noise", "eight_bits", "gains", "relu", "outliers"):
+        check = check_of(causes.observed(table, [nuisance], seed), seed)
+        assert check.verdict == "for", nuisance
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_silent_where_nothing_is_shared_and_nothing_recurs(seed):
+    for kind in ("isotropic", "colored", "elliptical"):
+        check = check_of(causes.null(4000, 8, seed, kind), seed)
         assert check.verdict == "silent"
         assert check.excludes == ()
-    table = causes.lookup(4000, 8, seed, "product", points=128)
-    assert "lookup" not in check_of(table, seed).excludes
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_never_for_without_a_table(seed):
+    for world in (
+        causes.rotated(5000, 8, seed),
+        causes.monosemantic(5000, 8, seed),
+        causes.manifold(5000, 8, seed),
+        causes.polygon(5000, 8, seed),
+        causes.magnitude(5000, 8, seed),
+        causes.relational(5000, 8, seed, "gated"),
+        causes.mixed([causes.superposition(5000, 4, seed), causes.lookup(5000, 4, seed)], seed),
+    ):
+        assert check_of(world, seed).verdict != "for"
+        if world.truth.cause in ("magnitude", "mixed"):
+            continue  # sixty inputs of symbols in eight units: nothing returns, as in a table; half of the other is one
+        again = torch.randint(60, (3000,), generator=rng.stream(seed, "again"))
+        recurring = distinct_inputs(Evidence(world.activations.take(again), seed, inputs=again))
+        assert recurring.verdict != "for", world.truth.cause
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -95,8 +95,9 @@ def test_separability(seed):
 
 def test_what_cannot_be_measured_is_refused():
     g = rng.stream(0, "refused")
-    with pytest.raises(ConfigError):
-        dependence_blocks(torch.randn(100, 4, generator=g), torch.zeros(100, dtype=torch.long), 0)
+    for few in (torch.randn(15, 4, generator=g), torch.ones(100, 4), torch.zeros(0, 4)):
+        with pytest.raises(ConfigError, match="units that vary"):
+            dependence_blocks(few, None, 0)
     with pytest.raises(ConfigError):
         shape_of_block(torch.randn(100, 1, generator=g), g)
     with pytest.raises(ConfigError):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from digon.records import (
+    BlockVerdict,
     Check,
     Claim,
+    Count,
     Diagnosis,
     Excerpt,
     Explanation,
@@ -241,4 +243,66 @@ def toy_run(tmp_path):
     run.write_json(
         "facts", {"kind": "toys", "title": f"Toys {EVIL}", "size": "smoke", "seconds": {"demonstration": 1.5}}
     )
+    return run
+
+
+def diagnosis(site="acts", units=48):
+    """A diagnosis that has everything, with numbers that a reader can check."""
+    claims = {
+        "P01": ("several meanings", "for", ("none",), "The exemplars of 62 % of 48 units fall into separate groups."),
+        "P02": ("privileged basis", "silent", ("monosemantic",), "The axes are no better than any others."),
+        "P03": ("independent linear features", "against", (), f"Parts depend on each other 74 times as much {EVIL}."),
+        "P04": ("quartic atoms", "for", ("none", "monosemantic", "rotated"), "96 isolated atoms span 48 dimensions."),
+        "P12": ("distinct-input generalization", "not applicable", (), "Which rows are the same input is not known."),
+    }
+    checks = tuple(
+        Check(
+            id, title, f"the claim of {id}", verdict, sentence,
+            Measurement(f"statistic_of_{id}", 12.3456, 11.0, 14.0, 30000, method=f"method of {id} {EVIL}", source="after Somebody 2020", null=1.0, p=0.005)
+            if verdict != "not applicable" else None,
+            2.0 if verdict != "not applicable" else float("nan"), excludes,
+        )
+        for id, (title, verdict, excludes, sentence) in claims.items()
+    )  # fmt: skip
+    share = np.linspace(0.9, 0.1, units)
+    budget = {"superposition": share, "rotated": 0.7 * (1 - share), "manifold": 0.3 * (1 - share)}
+    budget["rotated"][3] = budget["superposition"][3] = budget["manifold"][3] = np.nan
+    methods = {"quartic_atoms": (96, 92, 99), "rays": (94, 90, 101), "dictionary": (101, 88, 120), "seen_and_unseen": (110, 96, float("nan"))}  # fmt: skip
+    return Diagnosis(
+        site=site,
+        causes=("superposition", "lookup"),
+        sentence=f"superposition or a look-up code: 96 features in 48 dimensions {EVIL}.",
+        access="A",
+        posterior={"superposition": 0.81, "lookup": 0.12, "manifold": 0.05, "rotated": 0.0195, "none": 0.0005},
+        n_features=Count(90, 96, 120),
+        rank=48,
+        load=2.0,
+        active=2.1,
+        checks=checks,
+        blocks=(
+            BlockVerdict(
+                "superposition", 90, 44, 0.93, tuple(range(40)), f"isolated atoms, more than dimensions {EVIL}"
+            ),
+            BlockVerdict("undecided", 6, 4, 0.07, (1, 5), "a polygon or a sampled circle"),
+        ),
+        undecided=("superposition | lookup: the same bag of activations without the identity of the inputs",),
+        next_experiment="learn the dictionary on half of the distinct inputs and decode the other half",
+        counts=tuple(Measurement(name, *numbers, 30000, method=EVIL) for name, numbers in methods.items()),
+        measurements=(Measurement("tail_index", 11.2, 9.5, 12.9, 163, method="Hill 1975"),),
+        budget={cause: tuple(float(v) for v in row) for cause, row in budget.items()},
+        notes=(f"Unit 3 never varies: left out {EVIL}.",),
+    )
+
+
+@pytest.fixture
+def make_diagnosis():
+    return diagnosis
+
+
+@pytest.fixture
+def diagnosis_run(tmp_path):
+    run = Run.create(tmp_path / "diagnosis", AuditConfig(model="acts.npy"))
+    run.write_json("diagnoses", [diagnosis(), diagnosis("acts (the projection alone)", 6)])
+    facts = {"kind": "diagnosis", "title": f"acts {EVIL}", "target": {"name": f"acts.npy {EVIL}", "units": 48}}
+    run.write_json("facts", facts)
     return run

@@ -13,6 +13,9 @@ it has rank min(features, r (r + 1) / 2), and its range P is spanned by the vech
    the data until new starts find nothing new.
 3. A maximum is isolated if F falls off in every direction; along the circle of a two-dimensional feature it does not.
 
+Wide data: M has r⁴ / 4 entries. Beyond 48 dimensions it is never formed; `atoms_quartic_wide` climbs the cumulant itself
+and counts eigenvalues of M restricted to the atoms found, which bounds the rank from below.
+
 Limits: features with κ ≤ 0 are not seen; antipodal pairs count once; features that are active together look like more
 features than there are; a random length of whole rows (elliptical data) looks like every direction at once (saturated).
 
@@ -28,11 +31,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..measures.unmix import whitening
+from .atoms_quartic_wide import quartic_limit, wide_atoms
 
-MOST_DIMENSIONS = 160
-"""Widest data: M has (r²/2)² entries, at 160 units 166 million."""
-BUDGET = 3.5e12
-"""Multiplications spent on M: wider data is thinned to fewer rows."""
+MOST_DIMENSIONS = 48
+"""Dimensions up to which M is formed: (r²/2)² entries, at 48 dimensions 1.4 million."""
+MOST_ROWS = 100_000
+MOST_NUMBERS = 10**8
+"""Rows times units that are looked at: 65,000 rows of 1,536 units."""
+ROWS_PER_DIMENSION = 16
+"""Rows for every dimension that wide data must have: whitening learns r²/2 numbers from them."""
+UNIFORM = 0.5
+"""Tails in random directions, relative to those along maxima, from which all directions are alike."""
 SATURATED = 0.8
 """Share of all possible dimensions of M beyond which its rank says nothing."""
 PULL = 0.3
@@ -46,8 +56,6 @@ FLAT = -0.1
 STEPS = 100
 STILL = 1e-5
 """Change of F in a step with which a start has arrived."""
-SMALL = 2600
-"""Size of M up to which all of its eigenvalues are calculated."""
 PIECE = 2**25
 STARTS = 256
 """Starts that climb together."""
@@ -78,28 +86,51 @@ class QuarticAtoms:
     """Size of an eigenvalue that noise explains."""
     rows: int
     """Rows that were used."""
+    uniform: float = 0.0
+    """Cumulant in random directions over that along maxima. Range: about 0 to 1; 1 if all directions are alike."""
+    lower_bound: bool = False
+    """Whether there may be more features than `rank`: always so beyond 48 dimensions."""
+    exhausted: bool = True
+    """Whether the last starts found nothing new."""
 
     @property
     def saturated(self) -> bool:
         """Whether the rank is at its limit: too many features, or no features at all (elliptical data)."""
-        return self.rank >= SATURATED * self.dimensions * (self.dimensions + 1) / 2
+        return self.uniform > UNIFORM or self.rank >= SATURATED * self.dimensions * (self.dimensions + 1) / 2
 
 
 def quartic_atoms(values: Float[Tensor, "n d"], generator: torch.Generator) -> QuarticAtoms:
-    """Number and directions of the features behind activations. Cost: n r⁴ / 4; 1 minute for r = 128 on two cores.
+    """Number and directions of the features behind activations; beyond 48 dimensions, a lower bound of the number.
 
-    Rows are thinned evenly where that would cost too much. Raises: ConfigError for more than 160 dimensions, or fewer
-    rows than 4 r.
+    Rows beyond 100,000, and beyond 10⁸ numbers, are thinned evenly. Raises: ConfigError for values that are not finite,
+    less than 2 dimensions, or too few rows: 4 r, and 16 r beyond 48 dimensions.
     """
-    z, back = whiten(values.double())
+    n, d = values.shape
+    rows = min(n, MOST_ROWS, max(1, MOST_NUMBERS // max(1, d)))
+    x = values[torch.linspace(0, max(0, n - 1), rows).long().to(values.device)].float()
+    if not rows or not bool(x.sum(dtype=torch.float64).isfinite()):
+        raise ConfigError("no rows, NaN or infinity", expected="rows of finite numbers")
+    z, back = whiten(x)
+    r = z.shape[1]
+    least = max(8, (4 if r <= MOST_DIMENSIONS else ROWS_PER_DIMENSION) * r)
+    if rows < least or r < 2:
+        raise ConfigError(
+            f"{rows} rows of {r} dimensions: features of an excess kurtosis below {quartic_limit(rows, r):.0f} are lost in noise",
+            expected=f"at least 2 dimensions and {least} rows",
+        )
+    if r <= MOST_DIMENSIONS:
+        return _narrow(z, back, generator)
+    found = wide_atoms(z, generator)
+    directions = torch.nn.functional.normalize(found.directions @ back, dim=1).to(values)
+    return QuarticAtoms(
+        directions, found.fit, found.isolated, found.ranks[0], *found.ranks, r, found.eigenvalues, found.floor, rows,
+        found.uniform, True, found.exhausted,
+    )  # fmt: skip
+
+
+def _narrow(z: Float[Tensor, "n r"], back: Float[Tensor, "r d"], generator: torch.Generator) -> QuarticAtoms:
     n, r = z.shape
-    if r > MOST_DIMENSIONS:
-        raise ConfigError(f"{r} dimensions", expected=f"at most {MOST_DIMENSIONS}")
-    if n < 4 * r or r < 2:
-        raise ConfigError(f"{n} rows of {r} dimensions", expected=f"at least 2 dimensions and {4 * max(r, 2)} rows")
     wide = r * (r + 1) // 2
-    rows = min(n, max(4 * r, int(BUDGET / wide**2)))
-    z = z[torch.linspace(0, n - 1, rows).long().to(z.device)].float()
     halves = [quadricovariance(part) for part in (z[::2], z[1::2])]
     rank, floor, eigenvalues, P = rank_of((halves[0] + halves[1]) / 2)
     counts = [int(((P * (M @ P)).sum(0) > floor).sum()) for M in halves]
@@ -109,17 +140,14 @@ def quartic_atoms(values: Float[Tensor, "n d"], generator: torch.Generator) -> Q
     found = torch.stack([x * (z @ x).pow(3).mean().sign() for x in found]) if len(found) else found
     isolated = torch.tensor([surface.curvature(x) < FLAT for x in found], dtype=torch.bool, device=z.device)
     fit = surface.value(found)[0] if len(found) else torch.zeros(0).to(z)
-    directions = torch.nn.functional.normalize(found.double() @ back, dim=1).to(values)
-    return QuarticAtoms(directions, fit, isolated, rank, min(counts), max(counts), r, eigenvalues, floor, rows)
+    directions = torch.nn.functional.normalize(found @ back, dim=1)
+    return QuarticAtoms(directions, fit, isolated, rank, min(counts), max(counts), r, eigenvalues, floor, n)
 
 
 def whiten(values: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n r"], Float[Tensor, "r d"]]:
     """Uncorrelated coordinates of unit variance in the span of the data, and the way back: x − mean = z @ back."""
-    x = values - values.mean(0)
-    spread, axes = torch.linalg.eigh(x.T @ x / max(1, len(x)))
-    kept = spread > 1e-9 * spread.amax().clamp(min=1e-300)
-    scale = spread[kept].sqrt()
-    return x @ axes[:, kept] / scale, (axes[:, kept] * scale).T
+    mean, _, into, back = whitening(values)
+    return (values - mean) @ into, back
 
 
 def quadricovariance(z: Float[Tensor, "n r"]) -> Float[Tensor, "D D"]:
@@ -162,41 +190,11 @@ def _weights(r: int, like: Tensor) -> Float[Tensor, " D"]:
 def rank_of(M: Float[Tensor, "D D"]) -> tuple[int, float, Float[Tensor, " e"], Float[Tensor, "D k"]]:
     """Eigenvalues above twice the size of the most negative one: their number, that floor, the largest eigenvalues, and
     the eigenvectors of those above the floor."""
-    wide = len(M)
-    if wide <= SMALL:
-        values, vectors = torch.linalg.eigh(M.double())
-        values, vectors = values.flip(0).float(), vectors.flip(1).float()
-        floor = 2 * float(values[-1].clamp(max=0).abs()) + 1e-6 * float(values[0].abs())
-        rank = int((values > floor).sum())
-        return rank, floor, values[: max(rank + 10, 20)], vectors[:, :rank]
-    return _rank_of_large(M)
-
-
-def _rank_of_large(M: Tensor) -> tuple[int, float, Tensor, Tensor]:
-    """Eigenvalues from both ends of the spectrum, by block iteration: matrix products, which all cores share."""
-    count, wide = 512, len(M)
-    lowest = float(_top(-M, 32, rounds=40)[0][0])
-    floor = 2 * max(-0.0, lowest)
-    while True:
-        values, vectors = _top(M, min(count, wide), rounds=12)
-        rank = int((values > floor).sum())
-        if rank < 0.8 * count or count >= SATURATED * wide:
-            return rank, floor, values, vectors[:, :rank]
-        count *= 2
-
-
-def _top(M: Tensor, count: int, rounds: int) -> tuple[Tensor, Tensor]:
-    """Largest eigenvalues and their vectors: subspace iteration on M + shift, which makes the top largest in size too."""
-    start = torch.randn(len(M), count, generator=torch.Generator().manual_seed(0)).to(M)
-    basis = torch.linalg.qr(start)[0]
-    shift = 0.0
-    for _ in range(rounds):
-        image = M @ basis
-        values = torch.linalg.eigvalsh(basis.T @ image)
-        shift = max(shift, -float(values[0]))
-        basis = torch.linalg.qr(image + shift * basis)[0]
-    values, turn = torch.linalg.eigh(basis.T @ (M @ basis))
-    return values.flip(0), (basis @ turn).flip(1)
+    values, vectors = torch.linalg.eigh(M.double())
+    values, vectors = values.flip(0).float(), vectors.flip(1).float()
+    floor = 2 * float(values[-1].clamp(max=0).abs()) + 1e-6 * float(values[0].abs())
+    rank = int((values > floor).sum())
+    return rank, floor, values[: max(rank + 10, 20)], vectors[:, :rank]
 
 
 class _Climb:

@@ -1,8 +1,8 @@
 """Do the parts of a linear unmixing hang together in blocks, and what shape has a block: axes, atoms or a continuum?
 
 Blocks. Unmix with ICA on some documents; on the others correlate the energies |s| of every two parts. An edge is a
-correlation that permuted parts do not reach (false discovery rate 5 %) and that the best independent model of the same
-data (parts permuted, mixed and unmixed again) does not reach by half: an unmixing from finitely many rows leaves
+correlation that shifted parts do not reach (false discovery rate 5 %) and that the best independent model of the same
+data (parts shifted and unmixed again) does not reach by half: an unmixing from finitely many rows leaves
 cross-talk. Blocks are the connected components. Rows whose directions are uniform once whitened have only a common
 length: one Gaussian with a varying scale, and no blocks.
 
@@ -22,28 +22,29 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ..errors import ConfigError
-from .basis import _unmix  # pyright: ignore[reportPrivateUsage]
+from .basis import ResidualDependence
+from .unmix import Parts, held_out, shifted, unmix
 
 Shape = Literal["axes", "atoms", "continuum", "mixture", "unclear"]
 """axes: at most as many isolated directions as dimensions; atoms: more; continuum: none; mixture: both at once."""
 
-MODELS = 3
-"""Independent models of the data that are unmixed again."""
 CROSS_TALK = 1.5
 """An edge must be so many times as strong as the strongest of an independent model."""
 WEAKEST = 0.03
 """Energy correlations below this are never edges."""
 AWAY = 0.3
 """Length, relative to that of a typical active row (fourth over second moment), from which a row is active."""
-TYLER = 20
-"""Steps of Tyler's estimate."""
+TYLER, WIDE_TYLER = 20, 8
+"""Steps of Tyler's estimate, and of that for more than 160 parts."""
+WIDE = 160
+NULL_PAIRS = 200_000
+"""Pairs of shifted parts that make up the null: many parts need few shifts."""
 SPHERICAL = 5.0
 """Standard errors within which fourth moments of directions must be those of the uniform law."""
 ANGLES = tuple(math.radians(a) for a in (1, 2, 4, 8, 12, 16, 24))
@@ -74,6 +75,11 @@ class Blocks:
     spherical: bool
     """True if whitened rows differ in nothing but length."""
 
+    @property
+    def largest(self) -> int:
+        """Parts of the largest block; 1 if there is none."""
+        return len(self.members[0]) if self.members else 1
+
 
 @dataclass(frozen=True)
 class ShapeOfBlock:
@@ -96,90 +102,141 @@ class ShapeOfBlock:
     """Rows away from the origin."""
 
 
-def dependence_blocks(
-    values: Float[Tensor, "n d"],
-    documents: Int[Tensor, " n"],
-    seed: int,
-    permutations: int = 39,
-    max_rows: int = 20_000,
-) -> Blocks:
-    """Blocks of parts whose energies depend on each other. Cost: four unmixings of at most `max_rows` rows.
+@dataclass(frozen=True)
+class DependenceNumbers:
+    """What an unmixing says in numbers; the fields are those of `ResidualDependence` and `Blocks`."""
 
-    Raises: ConfigError with fewer than two documents, two units that vary, or four rows per unit.
-    """
-    alive = values.std(0) > 0
-    if len(documents.unique()) < 2 or int(alive.sum()) < 2 or len(values) < 4 * values.shape[1]:
-        raise ConfigError(
-            f"{len(values)} rows of {int(alive.sum())} units that vary, in {len(documents.unique())} documents",
-            expected="at least 2 documents, 2 units and 4 rows per unit",
-        )
-    generator = np.random.default_rng(seed)
-    rows = torch.arange(0, len(documents), max(1, -(-len(documents) // max_rows)))
-    x, owner = values[rows][:, alive].double().cpu().numpy(), documents[rows].cpu().numpy()
-    names = np.unique(owner)
-    fit = np.isin(owner, generator.permutation(names)[: len(names) // 2])
-    ica, _ = _unmix(x[fit], seed)
-    everything = np.asarray(ica.transform(x))
-    models: list[np.ndarray] = []
-    for model in range(MODELS):
-        surrogate = ica.inverse_transform(generator.permuted(everything, axis=0))
-        again, _ = _unmix(surrogate[fit], seed + model + 1)
-        models.append(_energy_correlations(np.asarray(again.transform(surrogate[~fit]))))
-    reference = max(float(np.abs(model).max()) for model in models)
-    parts = everything[~fit]
-    correlations = _energy_correlations(parts)
-    threshold = max(_discoveries(parts, correlations, generator, permutations), CROSS_TALK * reference, WEAKEST)
-    spherical = _spherical(parts)
-    edges = (np.abs(correlations) > threshold) & (not spherical)
-    _, label = connected_components(edges, directed=False)
-    groups = [tuple(np.flatnonzero(label == b).tolist()) for b in np.unique(label)]
-    members = tuple(sorted((g for g in groups if len(g) > 1), key=lambda g: (-len(g), g)))
-    excess = (parts**4).mean(0) / (parts**2).mean(0) ** 2 - 3
-    over = float((correlations**2).sum()) / max(float((model**2).sum()) for model in models)
-    return Blocks(
-        members, torch.from_numpy(correlations), threshold, torch.from_numpy(parts), torch.from_numpy(excess), over,
-        spherical,
+    parts: int
+    """Rank of the data."""
+    excess: float
+    excess_normed: float
+    p: float
+    gaussian_share: float
+    sub_gaussian_share: float
+    kurtosis: tuple[float, float, float, float, float]
+    """Quantiles of the parts' excess kurtosis: 10 %, 25 %, 50 %, 75 % and 90 %."""
+    alignment: float
+    random_alignment: float
+    energy_excess: float
+    """`Blocks.excess`."""
+    blocks: int
+    """Blocks of two or more parts."""
+    largest_block: int
+    """Parts of the largest one; 1 if there is none."""
+    spherical: bool
+    converged: bool
+
+    @property
+    def giant_share(self) -> float:
+        """Share of the parts in the largest block."""
+        return self.largest_block / self.parts
+
+
+def numbers_of(dependence: ResidualDependence, blocks: Blocks) -> DependenceNumbers:
+    """The numbers of one unmixing, side by side."""
+    return DependenceNumbers(
+        len(dependence.kurtosis), dependence.excess, dependence.excess_normed, dependence.p, dependence.gaussian_share,
+        dependence.sub_gaussian_share, dependence.kurtosis_quantiles, dependence.alignment, dependence.random_alignment,
+        blocks.excess, len(blocks.members), blocks.largest, blocks.spherical, dependence.converged,
     )  # fmt: skip
 
 
-def _energy_correlations(parts: np.ndarray) -> np.ndarray:
-    energy = np.abs(parts - np.median(parts, axis=0))
-    return np.atleast_2d(np.corrcoef(energy, rowvar=False)) - np.eye(parts.shape[1])
+def dependence_blocks(
+    values: Float[Tensor, "n d"],
+    documents: Int[Tensor, " n"] | None,
+    seed: int,
+    permutations: int = 39,
+    max_rows: int | None = None,
+) -> Blocks:
+    """Blocks of parts whose energies depend on each other. Cost: an unmixing, and one more per independent model.
+
+    Raises: ConfigError with less than two units that vary, or fewer than four rows per unit.
+    """
+    alive = int((values.amax(0) > values.amin(0)).sum()) if len(values) else 0
+    if alive < 2 or len(values) < 4 * alive:
+        raise ConfigError(
+            f"{len(values)} rows of {alive} units that vary", expected="at least 2 units and 4 rows per unit"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    unmixing = unmix(values, documents, generator, max_rows=max_rows)
+    return blocks_of(held_out(values, unmixing, generator), generator, permutations)
 
 
-def _discoveries(parts: np.ndarray, found: np.ndarray, generator: np.random.Generator, permutations: int) -> float:
-    """Smallest correlation that is a discovery at a rate of 5 % false ones, by permutation; infinite if none is."""
-    above = np.triu_indices(len(found), 1)
-    null = np.concatenate(
-        [np.abs(_energy_correlations(generator.permuted(parts, axis=0))[above]) for _ in range(permutations)]
-    )
-    seen = np.sort(np.abs(found[above]))[::-1]
-    false = (len(null) - np.searchsorted(np.sort(null), seen)) / permutations
-    good = np.flatnonzero(false / np.arange(1, len(seen) + 1) <= 0.05)
-    return float(np.nextafter(seen[good[-1]], 0)) if len(good) else math.inf
+def blocks_of(found: Parts, generator: torch.Generator, permutations: int = 39) -> Blocks:
+    """The same from parts that exist already."""
+    models = [_energy_correlations(model) for model in found.models]
+    reference = max((float(model.abs().max()) for model in models), default=0.0)
+    parts = found.values
+    correlations = _energy_correlations(parts)
+    count = min(permutations, 1 + 2 * NULL_PAIRS // max(1, parts.shape[1] * (parts.shape[1] - 1)))
+    threshold = max(_discoveries(parts, correlations, generator, count), CROSS_TALK * reference, WEAKEST)
+    spherical = _spherical(parts)
+    edges = (correlations.abs() > threshold) & (not spherical)
+    label = torch.from_numpy(connected_components(edges.cpu().numpy(), directed=False)[1]).long()
+    groups = [tuple((label == b).nonzero()[:, 0].tolist()) for b in (label.bincount() > 1).nonzero()[:, 0]]
+    members = tuple(sorted(groups, key=lambda g: (-len(g), g)))
+    kurtosis = parts.pow(4).mean(0) / parts.square().mean(0).square().clamp(min=1e-30) - 3
+    independent = max((float(model.square().sum()) for model in models), default=1.0)
+    over = float(correlations.square().sum()) / max(independent, 1e-30)
+    return Blocks(members, correlations, threshold, parts, kurtosis, over, spherical)
 
 
-def _spherical(parts: np.ndarray) -> bool:
+def _energies(parts: Float[Tensor, "n r"]) -> Float[Tensor, "n r"]:
+    """|s| about the median, of mean 0 and length 1."""
+    energy = (parts - parts.median(0).values).abs()
+    energy = energy - energy.mean(0)
+    return energy / energy.norm(dim=0).clamp(min=1e-30)
+
+
+def _energy_correlations(parts: Float[Tensor, "n r"]) -> Float[Tensor, "r r"]:
+    energy = _energies(parts)
+    return (energy.T @ energy).fill_diagonal_(0)
+
+
+def _discoveries(
+    parts: Float[Tensor, "n r"], found: Float[Tensor, "r r"], generator: torch.Generator, permutations: int
+) -> float:
+    """Smallest correlation that is a discovery at a rate of 5 % false ones, by shifts; infinite if none is."""
+    i, j = torch.triu_indices(len(found), len(found), 1, device=found.device)
+    energy, null = _energies(parts), []
+    for _ in range(permutations):
+        moved = shifted(energy, generator)
+        null.append((moved.T @ moved)[i, j].abs())
+    seen = found[i, j].abs().sort(descending=True).values
+    if not len(seen):
+        return math.inf
+    null = torch.cat(null).sort().values
+    false = (len(null) - torch.searchsorted(null, seen)).double() / permutations
+    good = (false / torch.arange(1, len(seen) + 1, device=seen.device) <= 0.05).nonzero()[:, 0]
+    return math.nextafter(float(seen[good[-1]]), 0) * (1 - 1e-6) if len(good) else math.inf
+
+
+def _spherical(parts: Float[Tensor, "n r"]) -> bool:
     """Are the directions of the whitened rows uniform, as far as fourth moments tell?
 
     Whitened by second moments, and by Tyler's estimate, which the lengths of the rows do not reach.
     """
-    z = parts - parts.mean(0)
-    n, r = z.shape
+    r = parts.shape[1]
+    z = parts[:: -(-len(parts) // max(20_000, 8 * r) if r <= WIDE else -(-len(parts) // (6 * r)))]
+    z = (z - z.mean(0)).double() if r <= WIDE else z - z.mean(0)
+    n, steps = len(z), TYLER if r <= WIDE else WIDE_TYLER
+    if n < 2 * r:
+        return False
     shape = z.T @ z / n
-    uniform = (1 + 2 * np.eye(r)) / (r * (r + 2))
-    for step in range(TYLER + 1):
-        spread, axes = np.linalg.eigh(shape)
-        white = z @ (axes / np.sqrt(np.maximum(spread, 1e-12 * spread[-1])))
-        length = (white**2).sum(1, keepdims=True).clip(1e-12)
-        if step in (0, TYLER):
-            square = white**2 / length
-            moment = square.T @ square / n
-            error = np.sqrt(np.maximum((square**2).T @ (square**2) / n - moment**2, 1e-300) / n)
-            if bool((np.abs(moment - uniform) < SPHERICAL * error).all()):
+    eye = torch.eye(r, dtype=z.dtype, device=z.device)
+    uniform = (1 + 2 * eye) / (r * (r + 2))
+    for step in range(steps + 1):
+        root = torch.linalg.cholesky(shape + 1e-6 * shape.diagonal().mean() * eye)
+        white = torch.linalg.solve_triangular(root, z.T, upper=False)
+        length = white.square().sum(0).clamp(min=1e-12)
+        if step in (0, steps):
+            square = white.square() / length
+            moment = square @ square.T / n
+            error = ((square.square() @ square.square().T / n - moment.square()).clamp(min=1e-30) / n).sqrt()
+            if bool(((moment - uniform).abs() < SPHERICAL * error).all()):
                 return True
-        shape = (z / length).T @ z
-        shape = shape / np.trace(shape)
+        shape = (z.T / length) @ z
+        shape = shape / shape.trace()
     return False
 
 

@@ -19,7 +19,8 @@ from ..store import files
 from ..store.runs import Run
 
 SCRIPTS = {
-    "audit": ("dom.js", "hash.js", "state.js", "tokens.js", "card.js", "views.js", "main.js"),
+    "audit": ("dom.js", "hash.js", "state.js", "tokens.js", "card.js", "diagnosis.js", "views.js", "main.js"),
+    "diagnosis": ("dom.js", "hash.js", "diagnosis.js", "single.js", "main.js"),
     "toys": ("dom.js", "hash.js", "figures.js", "laboratory.js"),
 }
 """Scripts of a page, by the kind of the run."""
@@ -40,7 +41,21 @@ def build(run_path: Path, out: Path | None = None) -> Path:
 def collect(run: Run) -> dict[str, Any]:
     """All that the page shows, as plain values."""
     facts = run.read_json("facts", dict[str, Any])
-    return _toys(run, facts) if facts.get("kind") == "toys" else _audit(run, facts)
+    kinds = {"toys": _toys, "diagnosis": _diagnosis, "audit": _audit}
+    return kinds[facts.get("kind", "audit")](run, facts)
+
+
+def _diagnosis(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    """What `digon diagnose` found."""
+    return {"facts": facts, "diagnoses": _diagnoses(run)}
+
+
+def _diagnoses(run: Run) -> list[dict[str, Any]]:
+    found = json.loads(to_json(run.read_json("diagnoses", list[Diagnosis])))
+    for diagnosis in found:
+        shares = diagnosis["budget"]
+        diagnosis["budget"] = {cause: [_short(v) for v in row] for cause, row in shares.items()}
+    return found
 
 
 def _toys(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +87,7 @@ def _audit(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
         "overview": run.read_json("overview", dict[str, Any]),
         "measurements": _rows(run.read_table("measurements")),
         "units": {name: _plain(column) for name, column in units.items()},
-        "diagnoses": json.loads(to_json(run.read_json("diagnoses", list[Diagnosis]))),
+        "diagnoses": _diagnoses(run),
         "cards": {card["unit"]: card for card in json.loads(to_json(cards))},
     }
 
@@ -112,7 +127,11 @@ def _asset(name: str) -> str:
 def _plain(column: np.ndarray) -> list[Any]:
     if column.dtype.kind != "f":
         return column.tolist()
-    return [float(f"{v:.{DIGITS}g}") if math.isfinite(v) else None for v in column.tolist()]
+    return [_short(v) for v in column.tolist()]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
 
 
 def _rows(table: dict[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -1,16 +1,20 @@
 """The short form of the page: what a command prints when it ends, and the list of runs."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CorruptError, PathError
-from ..records import Claim, Diagnosis, Figure
+from ..records import CAUSES, Claim, Diagnosis, Figure
 from ..store.runs import Run, list_runs
 from .characters import draw
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+OUTCOME_STYLES = {"for": "green", "against": "dark_orange3", "silent": "dim", "not applicable": "dim"}
+BAR = 24
+"""Characters of a bar that is full."""
 VERDICT_STYLES = {"holds": "green", "differs": "dark_orange3", "not reached": "dim"}
 
 
@@ -24,12 +28,14 @@ def show(result: dict[str, Any]) -> None:
         _show_figures(console, Run.open(Path(result["run"])), study)
     if result.get("claims"):
         _show_claims(console, result["claims"])
+    if result.get("diagnosis"):
+        _show_diagnosis(console, result["diagnosis"])
     for sentence in result.get("sentences", []):
         console.print(f"• {escape(sentence)}")
     if result.get("runs"):
         _show_rows(console, result["runs"])
     for name, value in result.items():
-        if name not in ("sentences", "runs", "claims", "figures", "failed"):
+        if name not in ("sentences", "runs", "claims", "figures", "failed", "diagnosis", "document"):
             console.print(f"[bold]{escape(name)}[/bold]  {escape(str(value))}", soft_wrap=True)
 
 
@@ -53,6 +59,51 @@ def _show_claims(console: "Console", claims: list[Claim]) -> None:
         numbers = (claim.stated_text, claim.exact_text, claim.measured_text)
         table.add_row(claim.id, escape(claim.statement), *numbers, verdict)
     console.print(table)
+
+
+def _show_diagnosis(console: "Console", found: Diagnosis) -> None:
+    """The checks, then the verdict with its numbers, what is open and what would decide it."""
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table
+
+    def line(name: str, text: str) -> None:
+        console.print(f"[bold]{escape(name)}[/bold]")
+        console.print(Padding(escape(text), (0, 0, 0, 2)))
+
+    if found.checks:
+        table = Table("", "check", "outcome", "statistic", "threshold", "speaks against", box=None, pad_edge=False)
+        for check in found.checks:
+            outcome = "n.a." if check.verdict == "not applicable" else check.verdict
+            threshold = "" if math.isnan(check.threshold) else f"{check.threshold:.3g}"
+            statistic = "" if check.statistic is None else escape(str(check.statistic))
+            gone = "any" if len(check.excludes) == len(CAUSES) else ", ".join(check.excludes)
+            outcome = f"[{OUTCOME_STYLES[check.verdict]}]{outcome}[/]"
+            table.add_row(check.id, escape(check.title), outcome, statistic, threshold, gone)
+        console.print(table)
+        console.print()
+    for cause, p in sorted(found.posterior.items(), key=lambda entry: -entry[1]):
+        if p >= 0.005:
+            style = "bold" if cause in found.causes else "dim"
+            console.print(f"[{style}]{cause:<14}[/] {'█' * round(BAR * p):<{BAR}} {p:.2f}")
+    line(f"{found.site}, access {found.access}: {' | '.join(found.causes)}", found.sentence)
+    if not math.isnan(found.n_features.lower) or not math.isnan(found.n_features.point):
+        line("features", _counted(found))
+    for name, text in (("undecided", "\n".join(found.undecided)), ("what would decide", found.next_experiment)):
+        if text:
+            line(name, text)
+    if found.notes:
+        line("notes", "\n".join(f"• {note}" for note in found.notes))
+
+
+def _counted(found: Diagnosis) -> str:
+    n = found.n_features
+    text = f"at least {n.lower:.4g}, best estimate {n.point:.4g}, at most " + (
+        "unbounded" if math.isnan(n.upper) else f"{n.upper:.4g}"
+    )
+    for name, value in (("rank", found.rank), ("per dimension", found.load), ("active per row", found.active)):
+        text += "" if math.isnan(value) else f"; {name} {value:.3g}"
+    return text.replace("at least nan, ", "").replace("best estimate nan, ", "")
 
 
 def _show_figures(console: "Console", run: Run, study: str) -> None:
@@ -81,7 +132,7 @@ def _row(run: Run) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if (run.path / "facts.json").is_file():
         facts = run.read_json("facts", dict[str, Any])
-        row["model"] = facts.get("model", {}).get("name", facts.get("title", ""))
+        row["model"] = facts.get("model", facts.get("target", {})).get("name", facts.get("title", ""))
         row["tokens"] = facts.get("data", {}).get("tokens", "")
     if (run.path / "page.html").is_file():
         row["page"] = "yes"
@@ -89,7 +140,7 @@ def _row(run: Run) -> dict[str, Any]:
         row["verdicts"] = facts.get("verdicts", "")
         return row
     try:
-        diagnoses = run.read_json("diagnoses", list[Diagnosis])
+        diagnoses = run.read_json("diagnoses", list[Diagnosis])[: 1 if facts.get("kind") == "diagnosis" else None]
         row["verdicts"] = "; ".join(sorted({d.causes[0] if d.decided else "undecided" for d in diagnoses}))
     except (PathError, CorruptError) as error:
         row["verdicts"] = error.problem if isinstance(error, CorruptError) else "not finished"

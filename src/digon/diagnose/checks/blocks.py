@@ -6,19 +6,19 @@ Limit: corners that lie nearer to each other than the noise reaches pass for a c
 import math
 
 from ... import rng
-from ...measures.blocks import AWAY, Blocks, ShapeOfBlock, dependence_blocks, separability, shape_of_block
+from ...measures.blocks import AWAY, Blocks, ShapeOfBlock, separability, shape_of_block
 from ...records import Cause, Check, Measurement, Verdict
 from ..evidence import Evidence, not_applicable
-from .independence import MAX_UNITS, MIN_DOCUMENTS, ROWS_PER_UNIT
+from .independence import DEPENDENT, why_not_unmixed
 
 LARGEST_BLOCK = 4
 """Parts of a block whose shape is looked at; more of them hang together for many reasons."""
 ONE_SIZE = 0.25
 """Scatter of the length up to which a block is a curve of one size; a filled square reads 0.3 to 0.4."""
-DEPENDENT = 2.0
-"""Dependence over that of an independent model, from which it is not nothing."""
 SAME_SIZE, BOTH_SIGNS = 0.15, 0.2
 """Scatter of the sizes of a part, and share of its rarer sign, that make its values two points."""
+LISTED = 12
+"""Blocks whose sizes are named."""
 FEWEST_ROWS = 200
 """Rows of a plane whose separability is reported."""
 _ID, _TITLE, _CLAIM = "P08", "blocks", "features that are curves: directions without gaps, in blocks of a few parts"
@@ -26,12 +26,9 @@ _ID, _TITLE, _CLAIM = "P08", "blocks", "features that are curves: directions wit
 
 def dependent_blocks(evidence: Evidence) -> Check:
     """P08. Some blocks of dependent parts are curves: no isolated directions, and one size."""
-    reason = _unfit(evidence)
-    if reason is not None:
-        return not_applicable(_ID, _TITLE, _CLAIM, reason)
-    documents = evidence.activations.documents
-    assert documents is not None, "checked by _unfit"
-    found = dependence_blocks(evidence.activations.values, documents, evidence.seed)
+    found = evidence.blocks
+    if found is None:
+        return not_applicable(_ID, _TITLE, _CLAIM, why_not_unmixed(evidence))
     if found.spherical:
         return _check(
             evidence, found, [], "silent", "Once whitened, rows differ only in length: no parts to group.", ()
@@ -90,9 +87,8 @@ def _shaped(evidence: Evidence, found: Blocks, shapes: list[ShapeOfBlock], large
     filled = [s for s in shapes if s.shape == "continuum" and s.scatter >= ONE_SIZE]
     atoms = [s for s in shapes if s.shape == "atoms"]
     axes = [s for s in shapes if s.shape == "axes"]
-    words = (
-        f"{len(found.members)} blocks of dependent parts, of {', '.join(str(len(b)) for b in found.members)} parts: "
-    )
+    listed = ", ".join(str(len(b)) for b in found.members[:LISTED]) + ", …" * (len(found.members) > LISTED)
+    words = f"{len(found.members)} blocks of dependent parts, of {listed} parts: "
     if curves:
         around = sum(s.open < 0.5 for s in curves)
         words += (
@@ -170,15 +166,3 @@ def _check(
         null=0.0,
     )  # fmt: skip
     return Check(_ID, _TITLE, _CLAIM, verdict, sentence, statistic, ONE_SIZE, gone)
-
-
-def _unfit(evidence: Evidence) -> str | None:
-    rows, d = evidence.activations.values.shape
-    if d > MAX_UNITS:
-        return f"The site has {d} units; unmixing is done up to {MAX_UNITS}. Choose a narrower site."
-    if int((evidence.activations.values.std(0) > 0).sum()) < 2 or rows < ROWS_PER_UNIT * d:
-        return f"{rows} rows are too few to unmix {d} units: at least {ROWS_PER_UNIT * d}, and 2 units that vary."
-    documents = evidence.activations.documents
-    if documents is None or len(documents.unique()) < MIN_DOCUMENTS:
-        return f"Fewer than {MIN_DOCUMENTS} documents: nothing independent is left to test on; use more documents."
-    return None

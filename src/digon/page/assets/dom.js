@@ -43,6 +43,11 @@ const TERMS = {
   eta2_median: "median over units of the context-free ceiling η²",
   density_median: "median over units of the density",
   kurtosis_median: "median over units of the kurtosis",
+  distinct_rows: "rows that differ from each other",
+  numeric_rank: "dimensions that the units span: fewer than units if some are linear combinations of others",
+  noise_rank: "dimensions above a floor of Gaussian noise; all of them where no floor is seen",
+  tail_index: "α of P(length > x) ~ x^−α for whitened rows; moments beyond it do not exist, light tails read 10 and more",
+  length_kurtosis: "fourth moment of the lengths of whitened rows over a Gaussian's; 1 = Gaussian",
   never_active_share: "share of units that are above 0 on no token",
 };
 
@@ -64,14 +69,21 @@ function measurements(list) {
   ]));
 }
 
+function factsView(state, main) {
+  main.append(el("h2", {}, "This run"));
+  const show = (value) => Array.isArray(value) ? el("ul", {}, value.map((v) => el("li", {}, el("code", {}, v))))
+    : value !== null && typeof value === "object" ? el("dl", { class: "facts" }, Object.entries(value).map(([k, v]) => [el("dt", {}, k), el("dd", {}, show(v))])) : String(value);
+  for (const [name, value] of Object.entries(DATA.facts)) if (name !== "title") main.append(el("h3", {}, name), el("div", { class: "panel" }, show(value)));
+}
+
 function cssColor(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-function plot(node, traces, layout) {
+function plot(node, traces, layout, bar) {
   const ink = cssColor("--ink"), line = cssColor("--line");
   const axis = { gridcolor: line, zerolinecolor: line, automargin: true };
   const base = { paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: ink, size: 12 }, margin: { l: 50, r: 10, t: 26, b: 45 }, modebar: { bgcolor: "transparent", color: cssColor("--soft"), activecolor: ink } };
   const full = { ...base, ...layout, xaxis: { ...axis, ...(layout.xaxis || {}) }, yaxis: { ...axis, ...(layout.yaxis || {}) } };
-  return Plotly.newPlot(node, traces, full, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["toImage"] });
+  return Plotly.newPlot(node, traces, full, { responsive: true, displaylogo: false, displayModeBar: bar === false ? false : "hover", modeBarButtonsToRemove: ["toImage"] });
 }

@@ -1,4 +1,4 @@
-// The other views: overview, map, dictionary, checks, run facts.
+// The other views: overview, map, dictionary, search.
 const HEADINGS = { polysemanticity: "How polysemantic?", cause: "Why?", dictionary: "Which features?", explanation: "What do units respond to?", model: "The model" };
 
 function overview(state, main) {
@@ -70,28 +70,9 @@ function dictionary(state, main) {
   })));
 }
 
-function checksTable(checks) {
-  return table(["check", "outcome", "what was seen", "statistic", "threshold"], checks.map((c) => [`${c.id} ${c.title}`,
-    el("span", { class: `badge ${c.verdict.replace(" ", "-")}` }, c.verdict), [c.sentence, el("br"), el("small", {}, `claim: ${c.claim}`, c.excludes.length ? `; speaks against: ${c.excludes.join(", ")}` : "")],
-    c.statistic ? interval(c.statistic) : "–", number(c.threshold)]));
-}
-
-function checksView(state, main) {
-  main.append(el("h2", {}, "Why? Checks and verdicts"), el("p", { class: "soft" }, "A cause stands unless a check speaks against it. Silent: the check saw nothing, which proves nothing unless it says so."));
-  for (const d of DATA.diagnoses) {
-    main.append(el("div", { class: "panel" }, el("h3", {}, d.site, " ", el("span", { class: "badge" }, d.causes.length > 1 ? "undecided" : d.causes[0])), el("p", {}, d.sentence),
-      d.next_experiment ? el("p", {}, el("strong", {}, "What would decide: "), d.next_experiment, ".") : null, checksTable(d.checks)));
-  }
-}
-
-function factsView(state, main) {
-  main.append(el("h2", {}, "This run"));
-  const show = (value) => Array.isArray(value) ? el("ul", {}, value.map((v) => el("li", {}, el("code", {}, v))))
-    : value !== null && typeof value === "object" ? el("dl", { class: "facts" }, Object.entries(value).map(([k, v]) => [el("dt", {}, k), el("dd", {}, show(v))])) : String(value);
-  for (const [name, value] of Object.entries(DATA.facts)) if (name !== "title") main.append(el("h3", {}, name), el("div", { class: "panel" }, show(value)));
-}
-
 function searchView(state, main) {
   const found = find(state.q);
   main.append(el("h2", {}, `${found.length} units match “${state.q}”`), el("ul", { class: "units", id: "found" }, found.slice(0, 300).map((u) => el("li", {}, unitLink(u.unit, `${u.unit}${u.has_card ? " ●" : ""}`)))));
 }
+
+const VIEWS = { overview: ["Overview", overview], map: ["Map", mapView], unit: ["Unit", unitView], dictionary: ["Dictionary", dictionary], checks: ["Why?", checksView], run: ["Run", factsView] };

@@ -10,6 +10,9 @@
     relational       variables that are present only through each other
     lookup           a code per distinct input
     mixed            several of these side by side
+    skip_trigrams    attention heads that share what they know
+    trained          networks, trained or built, whose cause tests on known inputs have found
+    projected        a world seen through fewer dimensions
 
 Rows are grouped into documents of twenty; every row is an input of its own, except in a look-up table. `observed` adds
 what observation does to every cause alike.
@@ -25,6 +28,7 @@ from .codes import magnitude as magnitude
 from .codes import relational as relational
 from .curved import manifold as manifold
 from .curved import polygon as polygon
+from .heads import skip_trigrams as skip_trigrams
 from .linear import monosemantic as monosemantic
 from .linear import rotated as rotated
 from .linear import superposition as superposition
@@ -32,3 +36,5 @@ from .mixed import mixed as mixed
 from .nothing import null as null
 from .nuisances import NUISANCES as NUISANCES
 from .nuisances import observed as observed
+from .projected import projected as projected
+from .trained import TRAINED as TRAINED

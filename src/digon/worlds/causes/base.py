@@ -1,5 +1,6 @@
 """What every world of a known cause has: activations, and the truth about them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -50,6 +51,8 @@ class World:
     truth: Truth
     labels: Int[Tensor, "n v"] | None = None
     """Variables of the inputs that somebody with labels knows; none if every feature is its own label."""
+    network: Callable[[Tensor], Tensor] | None = None
+    """The network behind the site, for worlds that have one: from activations [n, d] to outputs [n, o]."""
 
 
 def world(
