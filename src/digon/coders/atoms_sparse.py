@@ -32,12 +32,9 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .atoms_rays import densest
+from .code_length import EXPLAINED, Coded, code, total_bits
 
-DELTA = 1e-3
-"""Precision of coefficients and residuals: variance relative to that of a whitened dimension."""
 RIDGE = 1e-3
-MOST_ACTIVE = 10
-"""Most atoms per row that are tried."""
 FIT_ROWS = 8000
 TEST_ROWS = 4000
 LEAST_ROWS, ROWS_PER_ATOM = 2000, 30
@@ -50,19 +47,16 @@ LOOSE, TIGHT = 0.5, 0.9
 ROUNDS = 16
 PATIENCE, FEW = 4, 64
 """Rounds without progress that end a search, half as many with more atoms than a few."""
+NOTHING = 0.01
+"""Share of the bits that two rounds must save for the search to go on."""
 LEAST_GAIN = 3e-3
 """Relative change of the bits that counts as progress."""
-IDLE = 4
-"""Steps of a pursuit that may fail to pay before a row is left alone."""
 SHAKEN = 0.15
 """Share of the atoms, those of the worst described rows, that are given up to get out of a local optimum."""
-EXPLAINED = 0.02
-"""Share of a row's squared length that may be left of a row that is explained."""
 SAME = 0.97
 """Cosine from which two atoms are one."""
 MOST_ATOMS = 20
 """Atoms per dimension at which growth ends."""
-PIECE = 2**24
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ class SparseAtoms:
 
     def encode(self, values: Float[Tensor, "m d"]) -> Float[Tensor, "m n"]:
         """Coefficients of the whitened atoms; a row uses those that make it shortest, with either sign."""
-        return _code((values.float() - self.origin) @ self._there, self._atoms).codes
+        return code((values.float() - self.origin) @ self._there, self._atoms).codes
 
     @property
     def gain(self) -> float:
@@ -115,27 +109,14 @@ class SparseAtoms:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Whitened coordinates z = (x - origin) @ there, and the way back."""
+    """Whitened coordinates about an origin."""
 
+    origin: Float[Tensor, " d"]
     there: Float[Tensor, "d r"]
     back: Float[Tensor, "r d"]
 
-
-@dataclass(frozen=True)
-class _Coded:
-    """Rows under a dictionary."""
-
-    codes: Float[Tensor, "m n"]
-    bits: Float[Tensor, " m"]
-    active: Float[Tensor, " m"]
-    left: Float[Tensor, "m r"]
-    length: Float[Tensor, " m"]
-    """Squared length of the rows."""
-
-    @property
-    def explained(self) -> Tensor:
-        """Rows of which next to nothing is left."""
-        return self.left.square().sum(1) <= EXPLAINED * self.length
+    def of(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n r"]:
+        return (x - self.origin) @ self.there
 
 
 def sparse_atoms(
@@ -144,10 +125,12 @@ def sparse_atoms(
     *,
     start: Float[Tensor, "k d"] | None = None,
     origin: Float[Tensor, " d"] | None = None,
+    patience: int = PATIENCE,
 ) -> SparseAtoms:
     """The shortest dictionary of some activations. Cost: about 2 s for d = 64, at most 12,000 rows are looked at.
 
     `start`: directions to begin with, such as rays. `origin`: where nothing is active; default: the densest point.
+    `patience`: tries without progress that end the search, half as many with more than 64 atoms.
 
     Raises: ConfigError for fewer than 100 rows or less than 2 dimensions.
     """
@@ -156,36 +139,55 @@ def sparse_atoms(
     order = torch.randperm(len(values), generator=generator).to(values.device)
     test_rows = min(TEST_ROWS, len(values) // 3)
     x = values[order[: test_rows + FIT_ROWS]].float()
-    center = densest(values, generator).float() if origin is None else origin.float()
-    sure = origin is not None or bool(center.any()) or bool((x == 0).all(1).any())
-    center = center if sure else _mode(x)
-    begin, frame, atoms = start, _frame(x - center), x[:0]
-    for _ in range(1 if sure else 2):
-        fit = (x[test_rows:] - center) @ frame.there
-        known = fit[:0] if begin is None or not len(begin) else _unit(begin.float() @ frame.there)
-        atoms = _search(fit, known, MOST_ATOMS * fit.shape[1], generator)
-        # what is left on average belongs to the origin
-        moved = center if sure else center + _code(fit, atoms).left.mean(0) @ frame.back
-        begin, old, frame, center = atoms @ frame.back, frame, _frame(x - moved), moved
-        atoms = _unit(begin @ frame.there) if len(begin) else atoms
-        del old
-    z = (x - center) @ frame.there
-    test, fit, r = z[:test_rows], z[test_rows:], z.shape[1]
-    coded = _code(test, atoms)
-    complete = _complete(fit, atoms, coded, generator)
-    whole = _code(test, complete)
-    signs = torch.sign((coded.codes > 0).sum(0) - (coded.codes < 0).sum(0) + 0.5)
-    fires = (coded.codes != 0).sum(0).float()
-    rarer = torch.minimum((coded.codes > 0).sum(0), (coded.codes < 0).sum(0)) / fires.clamp(min=1)
-    outward = _unit((atoms * signs[:, None]) @ frame.back).to(values)
-    fvu = lambda c: float(c.left.square().sum() / c.length.sum().clamp(min=1e-30))  # noqa: E731
+    frame, atoms = _dictionary(x[test_rows:], densest(values, generator).float(), start, origin, patience, generator)
+    test, fit = frame.of(x[:test_rows]), frame.of(x[test_rows:])
+    coded, r, rows = code(test, atoms), test.shape[1], len(values)
+    complete = _complete(fit, atoms, coded)
+    whole = code(test, complete)
+    positive, negative = (coded.codes > 0).sum(0), (coded.codes < 0).sum(0)
+    atoms = torch.where((negative > positive)[:, None], -atoms, atoms)
+    outward, fires = atoms @ frame.back, positive + negative
     return SparseAtoms(
-        outward, fires / len(test), rarer,
-        _total(coded, len(atoms), r, len(values)), _total(whole, len(complete), r, len(values)),
-        float(_code(test, atoms[:0]).bits.mean()), float(coded.active.mean()), float(whole.active.mean()),
-        fvu(coded), fvu(whole), float(coded.explained.float().mean()), float(whole.explained.float().mean()),
-        r, center, len(x), (atoms @ frame.back).norm(dim=1), frame.there, atoms * signs[:, None],
+        _unit(outward).to(values), fires / len(test), torch.minimum(positive, negative) / fires.clamp(min=1),
+        total_bits(coded, rows), total_bits(whole, rows), float(code(test, atoms[:0]).bits.mean()),
+        float(coded.active.mean()), float(whole.active.mean()), coded.fvu, whole.fvu,
+        float(coded.explained.float().mean()), float(whole.explained.float().mean()), r, frame.origin, len(x),
+        outward.norm(dim=1), frame.there, atoms,
     )  # fmt: skip
+
+
+def _dictionary(
+    x: Float[Tensor, "n d"],
+    densest_point: Float[Tensor, " d"],
+    start: Float[Tensor, "k d"] | None,
+    origin: Float[Tensor, " d"] | None,
+    patience: int,
+    generator: torch.Generator,
+) -> tuple[_Frame, Float[Tensor, "n r"]]:
+    """The shortest dictionary, and the coordinates that it lives in.
+
+    Without a point where rows coincide, the origin is the mode of every unit at first, and then takes what is left on
+    average once the dictionary is known.
+    """
+    sure = origin is not None or bool(densest_point.any()) or bool((x == 0).all(1).any())
+    if origin is None:
+        origin = densest_point if sure else _mode(x)
+    frame = _frame(x, origin.float())
+    for step in range(1 if sure else 2):
+        known = (
+            x.new_zeros(0, frame.there.shape[1])
+            if start is None or not len(start)
+            else _unit(start.float() @ frame.there)
+        )
+        atoms = _search(frame.of(x), known, patience, generator)
+        if sure:
+            return frame, atoms
+        moved = frame.origin + code(frame.of(x), atoms).left.mean(0) @ frame.back
+        start, frame = atoms @ frame.back, _frame(x, moved)
+        if step:
+            break
+    assert start is not None, "a search has been made"
+    return frame, _unit(start @ frame.there)
 
 
 def _mode(x: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
@@ -203,8 +205,9 @@ def _unit(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x, dim=1)
 
 
-def _frame(x: Float[Tensor, "n d"]) -> _Frame:
+def _frame(x: Float[Tensor, "n d"], origin: Float[Tensor, " d"]) -> _Frame:
     """Second moment about the origin to the identity, after scaling every unit; weak directions stay weak."""
+    x = x - origin
     size = x.square().mean(0).sqrt()
     scaled = (x / torch.where(size > 0, size, math.inf)).double()
     spread, axes = torch.linalg.eigh(scaled.T @ scaled / len(x))
@@ -212,79 +215,24 @@ def _frame(x: Float[Tensor, "n d"]) -> _Frame:
     scale = (spread[kept] + RIDGE * spread[kept].mean()).rsqrt()
     there = (axes[:, kept] * scale) / torch.where(size > 0, size, math.inf)[:, None]
     back = (axes[:, kept] / scale).T * size
-    return _Frame(there.float(), back.float())
-
-
-def _total(coded: _Coded, n: int, r: int, rows: int) -> float:
-    """Bits per row with the dictionary's own cost spread over all rows."""
-    return float(coded.bits.mean()) + n * r * _coefficient() / 2 / rows
-
-
-def _coefficient() -> float:
-    return 1 + 0.5 * math.log2(1 / DELTA)
-
-
-def _code(z: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"]) -> _Coded:
-    """Every row with the number of atoms that takes the fewest bits, in pieces of bounded size."""
-    step = max(16, PIECE // max(1, MOST_ACTIVE * z.shape[1] + 3 * len(atoms)))
-    parts = [_code_piece(piece, atoms) for piece in z.split(step)]
-    return _Coded(*(torch.cat([getattr(p, name) for p in parts]) for name in _Coded.__dataclass_fields__))
-
-
-def _code_piece(z: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"]) -> _Coded:
-    """Pursuit of all rows at once; a row leaves once nothing is left of it or two steps in a row did not pay."""
-    m, r = z.shape
-    n = len(atoms)
-    length = z.square().sum(1)
-    best = _bits(length, 0, r, 0.0)
-    codes, left, active = z.new_zeros(m, n), z.clone(), z.new_zeros(m)
-    gram, on = atoms @ atoms.T, z @ atoms.T
-    rows = torch.arange(m, device=z.device)
-    chosen, residual, idle = rows.new_zeros(m, 0), z, rows.new_zeros(m)
-    for s in range(1, 1 + min(MOST_ACTIVE, n, r - 1)):
-        free = on[rows] if s == 1 else residual @ atoms.T
-        pick = free.abs_().scatter_(1, chosen, -1).argmax(1)
-        chosen = torch.cat([chosen, pick[:, None]], 1)
-        inner = gram[chosen[:, :, None], chosen[:, None, :]] + 1e-5 * torch.eye(s, device=z.device)
-        weights = torch.linalg.solve(inner, on[rows].gather(1, chosen)[..., None])[..., 0]
-        residual = z[rows] - torch.bmm(weights[:, None], atoms[chosen])[:, 0]
-        error = residual.square().sum(1)
-        bits = _bits(error, s, r, _choices(n, s))
-        better = bits < best[rows]
-        at = rows[better]
-        best[at], active[at], left[at] = bits[better], float(s), residual[better]
-        codes[at] = z.new_zeros(len(at), n).scatter_(1, chosen[better], weights[better])
-        idle = torch.where(better, 0, idle + 1)
-        go = (idle < IDLE) & (error > (r - s) * DELTA / 4)
-        rows, chosen, residual, idle = rows[go], chosen[go], residual[go], idle[go]
-        if not len(rows):
-            break
-    return _Coded(codes, best, active, left, length)
-
-
-def _choices(n: int, s: int) -> float:
-    """log2 of the number of ways to choose s of n atoms."""
-    return (math.lgamma(n + 1) - math.lgamma(s + 1) - math.lgamma(n - s + 1)) / math.log(2)
-
-
-def _bits(error: Float[Tensor, " m"], s: int, r: int, price: float) -> Float[Tensor, " m"]:
-    free = r - s
-    return price + s * _coefficient() + 0.5 * free * torch.log2(1 + error / (free * DELTA))
+    return _Frame(origin, there.float(), back.float())
 
 
 def _search(
-    fit: Float[Tensor, "m r"], atoms: Float[Tensor, "k r"], most: int, generator: torch.Generator
+    fit: Float[Tensor, "m r"], atoms: Float[Tensor, "k r"], patience: int, generator: torch.Generator
 ) -> Float[Tensor, "n r"]:
     """Grow, refine and prune until held-out rows get no shorter."""
-    r, third = fit.shape[1], len(fit) // 4
+    most = MOST_ATOMS * fit.shape[1]
+    third = len(fit) // 4
     check, rows = fit[:third], fit[third:]
-    bits = lambda w: _total(_code(check, w), len(w), r, len(fit))  # noqa: E731
+    bits = lambda w: total_bits(code(check, w), len(fit))  # noqa: E731
     if len(atoms):
         atoms = _refine(rows, atoms, 2)
     best, fewest, failures, settled = atoms, bits(atoms), 0, False
-    for _ in range(ROUNDS):
+    empty = bits(atoms[:0])
+    for step in range(ROUNDS):
         some = rows[: max(LEAST_ROWS, ROWS_PER_ATOM * (len(atoms) + 16))]
-        shaken = bool(failures) or settled
+        shaken = bool(len(best)) and (bool(failures) or settled)
         if shaken:
             atoms = _shaken(some, best, failures, generator)
         for _ in range(1 + shaken):
@@ -294,7 +242,8 @@ def _search(
         failures = 0 if now < fewest - LEAST_GAIN * abs(fewest) else failures + 1
         if now < fewest:
             best, fewest = atoms, now
-        if failures > (PATIENCE if len(best) <= FEW else PATIENCE // 2) or len(best) >= most:
+        nothing = step > 0 and empty - fewest < NOTHING * empty
+        if nothing or failures > (patience if len(best) <= FEW else patience // 2) or len(best) >= most:
             break
     return _pruned(check, _refine(rows, best, 4), bits) if len(best) else best
 
@@ -303,7 +252,7 @@ def _grown(
     rows: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"], settled: bool, most: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "k r"], bool]:
     """With atoms for what is unexplained, refined; and whether next to nothing had been."""
-    coded, limit = _code(rows, atoms), max(16, len(atoms))
+    coded, limit = code(rows, atoms), max(16, len(atoms))
     left = coded.left[~coded.explained]
     fresh = [atoms]
     if len(left) >= FEWEST_USES:
@@ -324,7 +273,7 @@ def _shaken(
 ) -> Float[Tensor, "k r"]:
     """Without the atoms that two features may share: those whose rows take the most bits, that fire with another one, or any,
     by turns."""
-    coded = _code(rows, atoms)
+    coded = code(rows, atoms)
     uses = (coded.codes != 0).float()
     fires = uses.sum(0).clamp(min=1)
     if turn % 3 == 0:
@@ -342,7 +291,7 @@ def _refine(rows: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"], steps: int)
     for _ in range(steps):
         if not len(atoms):
             return atoms
-        codes = _code(rows, atoms).codes
+        codes = code(rows, atoms).codes
         uses = (codes != 0).sum(0)
         inner = codes.T @ codes + 1e-3 * torch.eye(len(atoms), device=rows.device)
         moved = torch.linalg.solve(inner, codes.T @ rows)
@@ -381,7 +330,7 @@ def _pruned(
     """Without the least used atoms, as long as other rows get no longer."""
     share, fewest = 0.25, bits(atoms)
     while share * len(atoms) >= 1:
-        uses = (_code(check, atoms).codes != 0).sum(0)
+        uses = (code(check, atoms).codes != 0).sum(0)
         keep = uses.argsort(descending=True)[: len(atoms) - max(1, int(share * len(atoms)))]
         fewer = atoms[keep.sort().values]
         now = bits(fewer)
@@ -392,9 +341,7 @@ def _pruned(
     return atoms
 
 
-def _complete(
-    fit: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"], coded: _Coded, generator: torch.Generator
-) -> Float[Tensor, "k r"]:
+def _complete(fit: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"], coded: Coded) -> Float[Tensor, "k r"]:
     """The best dictionary with at most r atoms: the most used ones, refined."""
     r = fit.shape[1]
     if len(atoms) <= r:

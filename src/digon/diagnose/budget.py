@@ -7,6 +7,8 @@ is a unit's; one of more atoms than their block has dimensions it is in superpos
 Source: variance shares of a mixture; blocks as in `measures.leverage`.
 """
 
+from collections import Counter
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -104,8 +106,7 @@ def _blocks(evidence: Evidence, labels: list[Label], power: Tensor, rest: float)
 
 
 def _majority(labels: list[Label], block: AtomBlock) -> Label:
-    names = [labels[i] for i in block.members]
-    return max(names, key=names.count)
+    return Counter(labels[i] for i in block.members).most_common(1)[0][0]
 
 
 def _verdict(label: Label, members: list[int], rank: int, power: Tensor, whole: float) -> BlockVerdict:

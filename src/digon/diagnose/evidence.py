@@ -137,7 +137,7 @@ class Evidence:
         rows = self.activations.values[1::2]
         if len(rows) < 100 or rows.shape[1] < 2:
             return None
-        return sparse_atoms(rows.float(), rng.stream(self.seed, "sparse again"))
+        return sparse_atoms(rows.float(), rng.stream(self.seed, "sparse again"), patience=1)
 
     @cached_property
     def atom_blocks(self) -> tuple[AtomBlock, ...]:

@@ -30,6 +30,10 @@ ACCESS = {"P09": "B", "P11": "C", "P12": "A+", "P13": "A+", "P14": "C", "P19": "
 ANSWERS: dict[Verdict, float] = {"for": 1.0, "against": -1.0, "silent": 0.0, "not applicable": math.nan}
 
 
+COUNTS = ("P04", "P05")
+"""Checks whose statistic is a number of features, and not comparable between sites of different size."""
+
+
 def statistics(evidence: Evidence, checks: Sequence[Check] | None = None) -> dict[str, float]:
     """All numbers of one site, the answers of its checks among them; without `checks`, those that decide are run."""
     found: dict[str, float] = {}
@@ -39,18 +43,10 @@ def statistics(evidence: Evidence, checks: Sequence[Check] | None = None) -> dic
     for check in checks:
         if check.id in DECIDING:
             name = f"{ACCESS[check.id]}:{check.id}" if check.id in ACCESS else check.id
-            value = check.statistic.value if check.statistic is not None else math.nan
-            found |= {name: ANSWERS[check.verdict], f"{name} statistic": value}
+            found[name] = ANSWERS[check.verdict]
+            if check.id not in COUNTS:
+                found[f"{name} statistic"] = check.statistic.value if check.statistic is not None else math.nan
     return found
-
-
-def _size(evidence: Evidence) -> dict[str, float]:
-    x = evidence.activations.values
-    return {
-        "log_rows": math.log10(len(x)),
-        "log_units": math.log10(x.shape[1]),
-        "log_rows_per_unit": math.log10(len(x) / x.shape[1]),
-    }
 
 
 def _shape(evidence: Evidence) -> dict[str, float]:
@@ -108,9 +104,10 @@ def _sparse(evidence: Evidence) -> dict[str, float]:
     blocks = evidence.atom_blocks
     superposed = sum(len(b.members) for b in blocks if len(b.members) > b.rank)
     largest = max((b.load for b in blocks), default=0.0)
+    more = float(len(found) > r)  # one that centering every row took away counts as a dimension
     uses = found.uses.clamp(min=1e-6).log10()
     values = (
-        len(found) / r, found.gain, (found.complete_bits - found.bits) / saved,
+        len(found) / r, found.gain * more, (found.complete_bits - found.bits) / saved * more,
         (found.empty_bits - found.complete_bits) / r, found.active / r, found.complete_active / r,
         found.fvu, found.complete_fvu, found.explained, found.complete_explained,
         float(found.two_sided.mean()) if len(found) else math.nan,
@@ -196,4 +193,4 @@ def _inverse_root(z: Tensor) -> Tensor:
     return axes[:, kept] * spread[kept].rsqrt()
 
 
-PARTS: tuple[Callable[[Evidence], dict[str, float]], ...] = (_size, _shape, _rays, _sparse, _company, _parts)
+PARTS: tuple[Callable[[Evidence], dict[str, float]], ...] = (_shape, _rays, _sparse, _company, _parts)

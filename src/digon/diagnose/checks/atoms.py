@@ -51,7 +51,9 @@ def single_sources(evidence: Evidence) -> Check:
     )  # fmt: skip
     numbers = f"{count} rays on {lines} lines in {r} dimensions, with {100 * found.covered:.0f} % of the rows on them"
     if lines > MORE * r:
-        gone: tuple[Cause, ...] = ("none",) if evidence.rectified else ("none", "monosemantic", "rotated")
+        # sums of features of one size pile up too; a dictionary that takes fewer bits does without them
+        confirmed = evidence.sparse is not None and len(evidence.sparse) > MORE * r and not evidence.rectified
+        gone: tuple[Cause, ...] = ("none", "monosemantic", "rotated") if confirmed else ("none",)
         rest = (
             " Units are cut off at their minimum: signed features would be cut in two."
             if evidence.rectified and count > lines

@@ -7,7 +7,7 @@ from ..evidence import Evidence, not_applicable
 
 DEPENDENT = 2.0
 """Dependence over that of the best independent model, from which no linear map made the parts independent."""
-NOT_INDEPENDENT: tuple[Cause, ...] = ("none", "superposition", "manifold", "magnitude", "relational", "mixed")
+NOT_INDEPENDENT: tuple[Cause, ...] = ("none", "superposition", "manifold", "magnitude", "mixed")
 """Causes whose parts no linear map makes independent; a relation, seen without labels, is a feature like any other."""
 
 
@@ -30,7 +30,7 @@ def independent_features(evidence: Evidence) -> Check:
         f"The {len(unmixing)} best linear parts{_how(unmixing)} depend on each other {found.excess:.1f} times as much as "
         f"independent ones would ({found.excess_normed:.1f} times once all rows have one length)"
     )
-    if found.excess >= DEPENDENT:
+    if max(found.excess, found.excess_normed) >= DEPENDENT:
         sentence = f"{numbers}: {_reasons(found)}; this check cannot tell which."
         return Check(id, title, claim, "against", sentence, statistic, DEPENDENT)
     if found.gaussian_share > 0.9:
