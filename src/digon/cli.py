@@ -40,7 +40,7 @@ def audit(
 ) -> dict[str, Any]:
     """How polysemantic are a network's units, what is the evidence why, what do they respond to?
 
-    Harvests activations, measures every unit, runs the checks, decodes one site with a sparse autoencoder, explains
+    Harvests activations, measures every unit, runs the quick checks, decodes one site with a sparse autoencoder, explains
     units without a language model, and builds a page. Killed at any moment, the same command goes on where it was.
 
     Args:
@@ -168,6 +168,7 @@ def diagnose(
     full: str | None = None,
     network: bool = False,
     key: str | None = None,
+    units: str | None = None,
     rows: int = 200_000,
     tokens: int = 100_000,
     data: Path | None = None,
@@ -189,6 +190,7 @@ def diagnose(
         full: the whole layer, if the target is a projection or a choice of units of it: then the whole decides.
         network: also run what follows the site, for worlds that have a network.
         key: which tensor of a .safetensors file.
+        units: only these, such as 64:128: one head of `layers.0.attn.heads`, or of a module of queries or keys.
         rows: look at so many rows at most, spread evenly.
         tokens: how many tokens to harvest from a network.
         data: text for a network; default: Python's own source and documentation.
@@ -200,20 +202,22 @@ def diagnose(
     from .studies.diagnosis import DiagnoseConfig, document, run_diagnosis
 
     text = None if data is None else str(data)
-    config = DiagnoseConfig(target, site, key, ids, labels, full, network, rows, tokens, text, seed, device)
+    config = DiagnoseConfig(target, site, key, ids, labels, full, network, units, rows, tokens, text, seed, device)
     result = _with_page(run_diagnosis(config, out))
     return {**result, "document": document(result["diagnosis"], budget=budget)}
 
 
 def benchmark(
-    name: Positional[Literal["diagnosis"]],
+    name: Positional[Literal["diagnosis", "anchors"]],
     *,
     size: Literal["smoke", "full"] = "full",
     split: tuple[str, ...] = (),
     per_family: int | None = None,
+    most_units: int | None = None,
     workers: int = 2,
     out: Path | None = None,
     report: Path | None = None,
+    only_done: bool = False,
     update_reference: bool = False,
 ) -> dict[str, Any]:
     """How often is digon right? Worlds whose truth is known, drawn beforehand; what was called, beside what was true.
@@ -221,19 +225,33 @@ def benchmark(
     Killed at any moment, the same command goes on where it was. Cells that failed are tried again.
 
     Args:
-        name: what to benchmark: diagnosis.
+        name: diagnosis: verdicts on drawn worlds; anchors: nine published numbers, read again (the flags below but out and
+            report are for diagnosis).
         size: smoke is a few small cells per family, in minutes; full is all cells, in hours.
         split: dev, calibration, test, or the grids calm, loads, identity, corners; default: all of them.
         per_family: at most so many cells per family and split.
+        most_units: only cells of at most so many units; wide ones take most of the time.
         workers: processes, one thread and up to 3 GiB each; 0: this process.
         out: folder of the run; default runs/benchmark-diagnosis, or runs/benchmark-diagnosis-smoke.
         report: also write the report as Markdown here, such as docs/results/diagnosis.md.
+        only_done: run nothing, judge the cells that the folder holds.
         update_reference: replace the statistics of dev and calibration cells that the package carries and learns from.
     """
+    from .studies import anchors
     from .studies.diagnosis_benchmark.study import BenchmarkConfig, run_benchmark
 
+    if name == "anchors":
+        return anchors.write(out or Path("runs") / "anchors", report)
     given = {"splits": split} if split else {}
-    config = BenchmarkConfig(size, per_family=per_family, workers=workers, update_reference=update_reference, **given)
+    config = BenchmarkConfig(
+        size,
+        per_family=per_family,
+        most_units=most_units,
+        workers=workers,
+        only_done=only_done,
+        update_reference=update_reference,
+        **given,
+    )
     return run_benchmark(config, out or Path("runs") / f"benchmark-{name}{'-smoke' * (size == 'smoke')}", report)
 
 

@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..measures.unmix import fast_ica, whitening
 from .atoms_rays import densest
 from .code_length import EXPLAINED, Coded, code, total_bits
 
@@ -55,8 +56,14 @@ SHAKEN = 0.15
 """Share of the atoms, those of the worst described rows, that are given up to get out of a local optimum."""
 SAME = 0.97
 """Cosine from which two atoms are one."""
+WORTH = 0.05
+"""Bits per row and dimension that atoms beyond a complete dictionary must save: tiles of a crowded plane save less."""
 MOST_ATOMS = 20
 """Atoms per dimension at which growth ends."""
+MANY = 64
+"""Dimensions from which a search begins with as many atoms."""
+WIDE, WIDE_ROUNDS, WIDE_ATOMS = 256, 8, 4
+"""Dimensions from which a search is cut short: rounds, and atoms per dimension."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +149,14 @@ def sparse_atoms(
     frame, atoms = _dictionary(x[test_rows:], densest(values, generator).float(), start, origin, patience, generator)
     test, fit = frame.of(x[:test_rows]), frame.of(x[test_rows:])
     coded, r, rows = code(test, atoms), test.shape[1], len(values)
-    complete = _complete(fit, atoms, coded)
+    complete = _complete(fit, atoms, coded, _unit(frame.there), generator)
     whole = code(test, complete)
+    if total_bits(whole, rows) < total_bits(coded, rows):
+        # the search was caught: begin again where fewer atoms do better
+        atoms = _search(fit, complete, patience, generator)
+        coded = code(test, atoms)
+    if len(atoms) > r and total_bits(whole, rows) - total_bits(coded, rows) < WORTH * r:
+        atoms, coded = complete, whole
     positive, negative = (coded.codes > 0).sum(0), (coded.codes < 0).sum(0)
     atoms = torch.where((negative > positive)[:, None], -atoms, atoms)
     outward, fires = atoms @ frame.back, positive + negative
@@ -222,7 +235,9 @@ def _search(
     fit: Float[Tensor, "m r"], atoms: Float[Tensor, "k r"], patience: int, generator: torch.Generator
 ) -> Float[Tensor, "n r"]:
     """Grow, refine and prune until held-out rows get no shorter."""
-    most = MOST_ATOMS * fit.shape[1]
+    r, wide = fit.shape[1], fit.shape[1] > WIDE
+    most = (WIDE_ATOMS if wide else MOST_ATOMS) * r
+    patience = 1 if wide else patience
     third = len(fit) // 4
     check, rows = fit[:third], fit[third:]
     bits = lambda w: total_bits(code(check, w), len(fit))  # noqa: E731
@@ -230,7 +245,7 @@ def _search(
         atoms = _refine(rows, atoms, 2)
     best, fewest, failures, settled = atoms, bits(atoms), 0, False
     empty = bits(atoms[:0])
-    for step in range(ROUNDS):
+    for step in range(WIDE_ROUNDS if wide else ROUNDS):
         some = rows[: max(LEAST_ROWS, ROWS_PER_ATOM * (len(atoms) + 16))]
         shaken = bool(len(best)) and (bool(failures) or settled)
         if shaken:
@@ -252,7 +267,8 @@ def _grown(
     rows: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"], settled: bool, most: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "k r"], bool]:
     """With atoms for what is unexplained, refined; and whether next to nothing had been."""
-    coded, limit = code(rows, atoms), max(16, len(atoms))
+    # in many dimensions a few atoms save next to nothing, and the search would end before it began
+    coded, limit = code(rows, atoms), max(16, len(atoms), rows.shape[1] if rows.shape[1] > MANY else 0)
     left = coded.left[~coded.explained]
     fresh = [atoms]
     if len(left) >= FEWEST_USES:
@@ -314,7 +330,7 @@ def _piles(rows: Float[Tensor, "m r"], within: float, generator: torch.Generator
     """Directions that rows pile up around, the fullest first: a mean shift of the rows nearest to a direction."""
     size = rows.norm(dim=1)
     u = _unit(rows[size > 0.3 * size.median()])
-    x = u[torch.randperm(len(u), generator=generator)[:STARTS].to(u.device)]
+    x = u[torch.randperm(len(u), generator=generator)[: max(STARTS, u.shape[1])].to(u.device)]
     for _ in range(SHIFTS):
         near = u @ x.T
         # only the rows nearest to a direction pull at it: others are other features at work
@@ -341,10 +357,23 @@ def _pruned(
     return atoms
 
 
-def _complete(fit: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"], coded: Coded) -> Float[Tensor, "k r"]:
-    """The best dictionary with at most r atoms: the most used ones, refined."""
+def _complete(
+    fit: Float[Tensor, "m r"],
+    atoms: Float[Tensor, "n r"],
+    coded: Coded,
+    axes: Float[Tensor, "d r"],
+    generator: torch.Generator,
+) -> Float[Tensor, "k r"]:
+    """The best dictionary with at most r atoms: the most used ones, the most independent directions, or the units."""
     r = fit.shape[1]
     if len(atoms) <= r:
         return atoms
-    most = (coded.codes != 0).sum(0).argsort(descending=True)[:r]
-    return _refine(fit, atoms[most], 5)
+    tries = [atoms[(coded.codes != 0).sum(0).argsort(descending=True)[:r]]]
+    if r <= WIDE:
+        mean, _, there, back = whitening(fit)
+        rotation = fast_ica((fit - mean.float()) @ there.float(), generator, restarts=1)[0]
+        tries.append(_unit(rotation.float() @ back.float()))
+    if len(axes) == r:
+        tries.append(axes)
+    refined = [_refine(fit, one, 3) for one in tries]
+    return min(refined, key=lambda one: total_bits(code(fit, one), len(fit)))

@@ -106,7 +106,8 @@ def _blocks(evidence: Evidence, labels: list[Label], power: Tensor, rest: float)
 
 
 def _majority(labels: list[Label], block: AtomBlock) -> Label:
-    return Counter(labels[i] for i in block.members).most_common(1)[0][0]
+    votes: Counter[Label] = Counter(labels[i] for i in block.members)
+    return votes.most_common(1)[0][0]
 
 
 def _verdict(label: Label, members: list[int], rank: int, power: Tensor, whole: float) -> BlockVerdict:

@@ -32,6 +32,8 @@ from ..tensors import Activations
 
 LOOK = 20_000
 """Rows that the cheapest questions look at."""
+TWICE = 256
+"""Widest site whose dictionary is made a second time."""
 CODED = 10_000
 """Rows that are coded to see which atoms are active together."""
 CUT_OFF = 1.2
@@ -133,9 +135,9 @@ class Evidence:
 
     @cached_property
     def sparse_again(self) -> SparseAtoms | None:
-        """The shortest dictionary of other rows, with a seed of its own."""
+        """The shortest dictionary of other rows, with a seed of its own; none for wide sites, where it takes minutes."""
         rows = self.activations.values[1::2]
-        if len(rows) < 100 or rows.shape[1] < 2:
+        if len(rows) < 100 or not 2 <= rows.shape[1] <= TWICE:
             return None
         return sparse_atoms(rows.float(), rng.stream(self.seed, "sparse again"), patience=1)
 

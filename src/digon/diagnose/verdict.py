@@ -15,7 +15,7 @@ Source: the ontology of Chan 2024; what is undecidable, and at which access, is 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import PathError
@@ -23,7 +23,7 @@ from ..records import CAUSES, Cause, Check, Count, Diagnosis, Label
 from . import posterior as opinions
 from .budget import budget_of
 from .checks import run_checks
-from .evidence import Evidence, Network
+from .evidence import Evidence
 from .posterior import Opinion, Posterior
 from .preflight import Preflight, preflight
 from .quantities import by_method, count, described
@@ -85,11 +85,12 @@ def diagnose(
     say: Callable[[str], None] = lambda _: None,
     *,
     posterior: Posterior | None = None,
-    ids: Sequence[str] | None = None,
+    ids: Collection[str] | None = None,
 ) -> Diagnosis:
     """Why are the units of a site polysemantic? A set of causes, calibrated on worlds of known cause.
 
-    `say` is told what is running. `posterior`: another one than the package carries. `ids`: only these checks.
+    `say` is told what is running. `posterior`: another one than the package carries. `ids`: only these checks, and
+    nothing else: causes that they do not contradict, without probabilities or numbers of features.
     """
     name = site or evidence.activations.site
     found = preflight(evidence.activations)
@@ -97,21 +98,40 @@ def diagnose(
         return _refused(name, found, evidence.access)
     clean = _clean(evidence, found)
     checks = run_checks(clean, ids, say)
+    if ids is not None:
+        causes, questions = conclude(checks, None, clean.access, {})
+        return Diagnosis(
+            name, causes, _sentence(causes, None, clean.access), clean.access, rank=clean.dimensions, checks=checks,
+            undecided=questions, next_experiment=next_experiment(causes, clean.access), notes=found.notes,
+            measurements=found.measurements,
+        )  # fmt: skip
     say("verdict")
-    opinion = _opinion(clean, checks, posterior)
     numbers = statistics(clean, checks)
-    causes, open_questions = conclude(checks, opinion, clean.access, numbers)
-    curved = any(c.id == "P08" and c.verdict == "for" for c in checks)
-    budget, blocks = budget_of(clean, causes, curved)
+    opinion = _opinion(numbers, clean.access, posterior)
+    causes, questions = conclude(checks, opinion, clean.access, numbers)
+    return _complete(name, clean, found, checks, opinion, causes, questions)
+
+
+def _complete(
+    site: str,
+    clean: Evidence,
+    found: Preflight,
+    checks: tuple[Check, ...],
+    opinion: Opinion | None,
+    causes: tuple[Label, ...],
+    questions: tuple[str, ...],
+) -> Diagnosis:
+    """The verdict with everything that was measured."""
+    budget, blocks = budget_of(clean, causes, any(c.id == "P08" and c.verdict == "for" for c in checks))
     n = count(clean, checks, causes)
-    active = clean.sparse.active if clean.sparse is not None and len(clean.sparse) else math.nan
-    cautions = tuple(f"caution: {text}" for text in found.cautions)
+    known = clean.sparse is not None and len(clean.sparse) > 0
     return Diagnosis(
-        name, causes, _sentence(causes, opinion, clean.access, n, clean.dimensions), clean.access,
+        site, causes, _sentence(causes, opinion, clean.access, n, clean.dimensions), clean.access,
         {} if opinion is None or opinion.novel else dict(opinion.probabilities), n, clean.dimensions,
-        n.point / max(1, clean.dimensions), active, checks, blocks, (*open_questions, *cautions),
-        next_experiment(causes, clean.access), by_method(clean, checks), (*described(clean), *found.measurements),
-        _at_all_units(budget, found, evidence.activations.d), found.notes,
+        n.point / max(1, clean.dimensions), clean.sparse.active if known and clean.sparse is not None else math.nan, checks,
+        blocks, (*questions, *(f"caution: {text}" for text in found.cautions)), next_experiment(causes, clean.access),
+        by_method(clean, checks), (*described(clean), *found.measurements),
+        _at_all_units(budget, found), found.notes,
     )  # fmt: skip
 
 
@@ -193,49 +213,33 @@ def _refused(site: str, found: Preflight, access: str) -> Diagnosis:
 
 def _clean(evidence: Evidence, found: Preflight) -> Evidence:
     """The evidence on the rows and units that are fit to be looked at."""
-    if len(found.kept_rows) == int(found.kept_rows.sum()) and found.activations.values is evidence.activations.values:
-        return evidence
-    whole = len(found.kept_units) == evidence.activations.d
-    rows = found.kept_rows
-    untouched = whole and bool((found.activations.values[:8] == evidence.activations.values[rows][:8]).all())
+    rows, network = found.kept_rows, evidence.network
     return replace(
         evidence,
         activations=found.activations,
         inputs=None if evidence.inputs is None else evidence.inputs[rows],
         labels=None if evidence.labels is None else evidence.labels[rows],
-        network=_restored(evidence, found) if evidence.network is not None and not untouched else evidence.network,
+        network=None if network is None else lambda values: network(found.restore(values)),
     )
 
 
-def _restored(evidence: Evidence, found: Preflight) -> Network:
-    """The network on cleaned activations: units that were left out are held at their mean, scales are undone."""
-    network, given = evidence.network, evidence.activations.values[found.kept_rows]
-    assert network is not None, "checked by the caller"
-    kept, clean = given[:, found.kept_units].double(), found.activations.values.double()
-    scale = kept.std(0) / clean.std(0).clamp(min=1e-300)
-    shift, mean = kept.mean(0) - clean.mean(0) * scale, given.double().mean(0)
-
-    def on_clean(values):
-        full = mean.to(values.device).repeat(len(values), 1)
-        full[:, found.kept_units] = values.double() * scale + shift
-        return network(full.to(given.dtype))
-
-    return on_clean
-
-
-def _opinion(evidence: Evidence, checks: Sequence[Check], posterior: Posterior | None) -> Opinion | None:
+def _opinion(numbers: Mapping[str, float], access: str, posterior: Posterior | None) -> Opinion | None:
     """What the benchmark's worlds say; None where the package carries no table of them."""
     try:
         model = posterior or opinions.shipped()
     except PathError:
         return None
-    return model.of(statistics(evidence, checks), evidence.access)
+    return model.of(numbers, access)
 
 
-def _sentence(causes: Sequence[str], opinion: Opinion | None, access: str, n: Count, rank: int) -> str:
+def _sentence(
+    causes: Sequence[Label], opinion: Opinion | None, access: str, n: Count | None = None, rank: int = 0
+) -> str:
     if tuple(causes) == ("undecided",):
         return "undecided: nothing is claimed about these activations."
-    size = f" About {n.point:.0f} features in {rank} dimensions." if math.isfinite(n.point) and n.point else ""
+    size = ""
+    if n is not None and math.isfinite(n.point) and n.point:
+        size = f" About {n.point:.0f} features in {rank} dimensions."
     sure = ""
     if opinion is not None:
         share = min(1.0, sum(opinion.probabilities[c] for c in CAUSES if c in causes))
@@ -246,13 +250,12 @@ def _sentence(causes: Sequence[str], opinion: Opinion | None, access: str, n: Co
     return f"one of these, and access {access} cannot say which: {names}{sure}.{size}"
 
 
-def _at_all_units(budget: dict[str, tuple[float, ...]], found: Preflight, d: int) -> dict[str, tuple[float, ...]]:
+def _at_all_units(budget: dict[str, tuple[float, ...]], found: Preflight) -> dict[str, tuple[float, ...]]:
     """Shares at the numbers that the units had; NaN for units that were left out."""
-    if len(found.kept_units) == d:
+    if found.shift is None:
         return budget
-    where = found.kept_units.tolist()
-    full = {label: [math.nan] * d for label in budget}
+    full = {label: [math.nan] * len(found.shift) for label in budget}
     for label, shares in budget.items():
-        for unit, share in zip(where, shares, strict=True):
+        for unit, share in zip(found.kept_units.tolist(), shares, strict=True):
             full[label][unit] = share
     return {label: tuple(shares) for label, shares in full.items()}

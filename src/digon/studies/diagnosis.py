@@ -15,7 +15,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from .targets import Target, Wanted, read_target
 Say = Callable[[str], None]
 MAX_ROWS = 60_000
 """Rows of an audited site that the checks look at, spread evenly over the harvest; and rows in which senses are sought."""
+QUICK = ("P01", "P02", "P03", "P16")
+"""Checks of an audit, which looks at many sites."""
 MAX_SENSES = 512
 """Units whose senses are sought, spread evenly."""
 LINEAR = 0.999
@@ -57,6 +59,7 @@ class DiagnoseConfig:
     labels: str | None = None
     full: str | None = None
     network: bool = False
+    units: str | None = None
     rows: int = 200_000
     tokens: int = 100_000
     data: str | None = None
@@ -64,10 +67,10 @@ class DiagnoseConfig:
     device: str = "cpu"
 
 
-def judge(evidence: Evidence, site: str, say: Say | None = None) -> Diagnosis:
+def judge(evidence: Evidence, site: str, say: Say | None = None, ids: Collection[str] | None = None) -> Diagnosis:
     """The verdict on one site: the only place from which it is called. `say` is told the seconds of every step."""
     clock = _Clock(say or (lambda line: None))
-    verdict = diagnose(evidence, site, clock)
+    verdict = diagnose(evidence, site, clock, ids=ids)
     clock.stop()
     return verdict
 
@@ -88,11 +91,11 @@ class _Clock:
 
 
 def diagnose_site(run: Run, source: Neurons, store: ActivationStore, seed: int) -> None:
-    """Write `diagnosis/<site>.json`: the audit's verdict on one site."""
+    """Write `diagnosis/<site>.json`: what the quick checks say; `digon diagnose` asks all of them, one site at a time."""
     rows = torch.arange(0, len(store), max(1, -(-len(store) // MAX_ROWS)))
     share = report.polysemantic_share(run.read_table(f"survey/{source.site}"))
     evidence = Evidence(store.activations(source.site, rows), seed, share)
-    run.write_json(f"diagnosis/{source.site}", judge(evidence, source.site))
+    run.write_json(f"diagnosis/{source.site}", judge(evidence, source.site, ids=QUICK))
 
 
 def run_diagnosis(config: DiagnoseConfig, out: Path | None = None, say: Say | None = None) -> dict[str, Any]:
@@ -123,7 +126,8 @@ def document(found: Diagnosis, *, budget: bool = False) -> dict[str, Any]:
 
 def _read(config: DiagnoseConfig, folder: Path) -> tuple[Target, Target | None]:
     wanted = Wanted(
-        config.site, config.key, config.rows, config.tokens, Path(config.data) if config.data else None, config.seed, config.device
+        config.site, config.key, config.units, config.rows, config.tokens, Path(config.data) if config.data else None,
+        config.seed, config.device,
     )  # fmt: skip
 
     def made() -> Path:
@@ -141,7 +145,9 @@ def _read(config: DiagnoseConfig, folder: Path) -> tuple[Target, Target | None]:
     )
     if config.full is None:
         return target, None
-    whole = read_target(config.full, dataclasses.replace(wanted, site=None, key=None), lambda: made() / "full")
+    whole = read_target(
+        config.full, dataclasses.replace(wanted, site=None, key=None, units=None), lambda: made() / "full"
+    )
     if whole.total != target.total:
         raise ConfigError(
             f"{config.full} has {whole.total} rows, {config.target} has {target.total}",

@@ -47,6 +47,8 @@ class Wanted:
     site: str | None = None
     key: str | None = None
     """Name of the tensor in a safetensors file."""
+    units: str | None = None
+    """Only these units, such as `64:128`; none: all."""
     rows: int = 200_000
     """At most so many rows, spread evenly."""
     tokens: int = 100_000
@@ -84,6 +86,34 @@ def read_target(text: str, wanted: Wanted, scratch: Callable[[], Path]) -> Targe
     """
     if wanted.rows < 1:
         raise ConfigError(f"at most {wanted.rows} rows", expected="a positive number")
+    chosen = None if wanted.units is None else _units(wanted.units)
+    target = _target(text, wanted, scratch)
+    return target if chosen is None else _part(target, *chosen)
+
+
+def _units(text: str) -> tuple[int, int]:
+    """The ends of `START:STOP`."""
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+        raise ConfigError(
+            f"no range of units {text!r}", expected="START:STOP, such as 64:128 for the second head of 64"
+        )
+    return int(start), int(stop)
+
+
+def _part(target: Target, start: int, stop: int) -> Target:
+    """Some of the units: one head of attention, say. A network that reads all of them cannot be asked about these."""
+    d = target.activations.d
+    if stop > d:
+        raise ConfigError(f"units {start}:{stop} of {target.name}, which has {d}", expected=f"units below {d}")
+    name = f"{target.name}#{start}:{stop}"
+    part = dataclasses.replace(target.activations, values=target.activations.values[:, start:stop], site=name)
+    return dataclasses.replace(
+        target, name=name, activations=part, network=None, fingerprint=f"{target.fingerprint}#{start}:{stop}"
+    )
+
+
+def _target(text: str, wanted: Wanted, scratch: Callable[[], Path]) -> Target:
     if text.startswith(WORLD):
         return _world(text, wanted)
     path = Path(text).expanduser()

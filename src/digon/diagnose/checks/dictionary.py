@@ -50,7 +50,7 @@ def stability(evidence: Evidence) -> Check:
         return not_applicable(*_P07, "There are no atoms to be found again.")
     again = evidence.sparse_again
     if again is None:
-        return not_applicable(*_P07, "There are too few rows for two dictionaries.")
+        return not_applicable(*_P07, "A second dictionary takes more rows, or fewer units.")
     share = _found_again(found, again)
     statistic = Measurement(
         "atoms_found_again", share, n=len(found), method="share of atoms with a cosine above .95 to one of a dictionary from "

@@ -18,12 +18,16 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
 
 from ... import config as configs
 from ...errors import ConfigError, did_you_mean
-from ...records import Claim
+from ...records import Claim, to_json
+from ...store import files
 from ..toys.base import Outcome, Say
 from ..toys.claims import Statement, judge
+from ..toys.verbs import to_stderr
 
 Measure = Callable[[int, Say], Outcome]
 MODULES = {
@@ -102,3 +106,23 @@ def section(claims: Sequence[Claim], seconds: Mapping[str, float] | None = None)
         spent = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
         lines += ["", f"Seconds: {spent}; {sum(seconds.values()):.0f} together."]
     return "\n".join(lines) + "\n"
+
+
+def write(out: Path, report: Path | None = None, seed: int = 0) -> dict[str, Any]:
+    """Measure all anchors; claims as records and their section of Markdown in a folder, and the section in `report`.
+
+    Raises: ConfigError if the report is no Markdown file.
+    """
+    if report is not None and report.suffix != ".md":
+        raise ConfigError(f"cannot write a report to {report}", expected="a file that ends in .md")
+    claims, seconds = run(seed, to_stderr)
+    text = (
+        "# Published anchors\n\nRegenerate: `digon benchmark anchors --report docs/results/anchors.md`\n\n"
+        + section(claims, seconds).removeprefix("## Published anchors\n\n")
+    )
+    files.write_text(out / "claims.json", to_json(claims, indent=1))
+    for path in (out / "anchors.md", report):
+        if path is not None:
+            files.write_text(path, text)
+    held = sum(claim.verdict == "holds" for claim in claims)
+    return {"run": str(out), "claims": claims, "sentences": [f"{held} of {len(claims)} statements hold."]}

@@ -17,7 +17,7 @@ from ...records import Figure, Frame, Panel, Series, to_json
 from ...store import files
 from .cells import GRIDS, SPLITS, Cell, cells
 from .report import Findings, markdown
-from .runner import Record, failed, job_of, run
+from .runner import Record, failed, job_of, read, run
 from .scores import ablation, by_baseline, judge, leave_one_family_out, reference_of
 
 SMOKE_CELLS, SMOKE_ROWS, SMOKE_UNITS = 3, 10_000, 16
@@ -35,8 +35,12 @@ class BenchmarkConfig:
     splits: tuple[str, ...] = SPLITS + GRIDS
     per_family: int | None = None
     """At most so many cells per family and split; none: all."""
+    most_units: int | None = None
+    """Only cells of at most so many units; none: all."""
     workers: int = 2
     """Processes, one thread each; 0: this one."""
+    only_done: bool = False
+    """Run nothing: judge the cells that the folder holds."""
     update_reference: bool = False
     """Also replace the table of statistics that the package carries."""
 
@@ -68,6 +72,10 @@ def run_benchmark(config: BenchmarkConfig, out: Path, report: Path | None = None
     for split in (s for s in SPLITS + GRIDS if s in config.splits):
         if split not in ("dev", "calibration") and config.update_reference:
             _update(records)  # verdicts that follow use what was just learned
+        if config.only_done:
+            wanted = {cell.id for cell in chosen(config, split)}
+            records[split] = [r for r in read(out / f"{split}.jsonl") if r["id"] in wanted]
+            continue
         jobs = [replace(job, costly=job.costly and config.size == "full") for job in map(job_of, chosen(config, split))]
         records[split] = run(jobs, out / f"{split}.jsonl", config.workers)
     if config.update_reference:
@@ -94,9 +102,10 @@ def run_benchmark(config: BenchmarkConfig, out: Path, report: Path | None = None
 
 def chosen(config: BenchmarkConfig, split: str) -> tuple[Cell, ...]:
     """The cells of a split that a size asks for."""
+    most_units = config.most_units or 10**9
     if config.size == "full":
-        return cells(split, config.per_family)
-    small = [c for c in cells(split) if c.n_rows <= SMOKE_ROWS and c.d <= SMOKE_UNITS]
+        return tuple(c for c in cells(split, config.per_family) if c.d <= most_units)
+    small = [c for c in cells(split) if c.n_rows <= SMOKE_ROWS and c.d <= min(SMOKE_UNITS, most_units)]
     families: dict[str, list[Cell]] = {}
     for cell in small:
         families.setdefault(cell.family, []).append(cell)
@@ -165,5 +174,6 @@ def _command(config: BenchmarkConfig, report: Path | None) -> str:
     words = [f"digon benchmark diagnosis --size {config.size}"]
     words += [f"--per-family {config.per_family}"] if config.per_family is not None else []
     words += [f"--split {' '.join(config.splits)}"] if config.splits != SPLITS + GRIDS else []
+    words += [f"--most-units {config.most_units}"] if config.most_units is not None else []
     words += ["--update-reference"] if config.update_reference else []
     return " ".join([*words, *([f"--report {report}"] if report is not None else [])])

@@ -70,7 +70,9 @@ def observed(world: World, names: Sequence[str], seed: int) -> World:
         if name not in NUISANCES:
             raise ConfigError(f"no nuisance {name!r}", expected=" | ".join(NUISANCES))
         h = NUISANCES[name](h, rng.stream(seed, "nuisance", name))
-    return replace(world, activations=replace(world.activations, values=h))
+    # a network that reads the activations as they were would misread these
+    network = world.network if not names else None
+    return replace(world, activations=replace(world.activations, values=h), network=network)
 
 
 def _size(h: Values) -> Float[Tensor, ""]:
