@@ -22,7 +22,8 @@ from torch import Tensor
 from digon import rng
 from digon.coders.atoms_quartic import quartic_atoms
 from digon.coders.atoms_rays import rays
-from digon.diagnose import Evidence
+from digon.coders.atoms_sparse import sparse_atoms
+from digon.diagnose import Evidence, diagnose
 from digon.diagnose.checks.basis import privileged_basis
 from digon.diagnose.checks.blocks import dependent_blocks
 from digon.diagnose.checks.independence import independent_features
@@ -91,12 +92,25 @@ def single(activations: Activations, atoms: Tensor) -> str:
     return f"{len(found.directions)} rays, {100 * recovered(found.directions, atoms):.1f} % of the directions"
 
 
+def shortest(activations: Activations, atoms: Tensor) -> str:
+    found = sparse_atoms(activations.values, rng.stream(0, "sparse"))
+    return f"{len(found)} atoms, {100 * recovered(found.directions, atoms):.1f} % of the directions"
+
+
+def whole(activations: Activations, atoms: Tensor) -> str:
+    """Preflight, all checks, probabilities, number of features, budget; the inputs are known."""
+    verdict = diagnose(Evidence(activations, inputs=torch.arange(len(activations))))
+    return f"{' | '.join(verdict.causes)}, {verdict.n_features.point:.0f} features in {verdict.rank:.0f} dimensions"
+
+
 ESTIMATORS: dict[str, Callable[[Activations, Tensor], str]] = {
     "unmixing": ours,
     "FastICA of scikit-learn": peer,
     "P02, P03, P08": checks,
     "T3 quartic": quartic,
     "T4 rays": single,
+    "T5 shortest dictionary": shortest,
+    "the whole diagnosis": whole,
 }
 
 

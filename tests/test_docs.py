@@ -18,7 +18,12 @@ def test_python_in_the_readme_runs(capsys):
 
 
 @pytest.mark.parametrize(
-    ("example", "says"), [("01_pentagon", "pentagon"), ("02_why_polysemantic", "after the best unmixing"), ("03_diagnose", "what would decide")]
+    ("example", "says"),
+    [
+        ("01_pentagon", "pentagon"),
+        ("02_why_polysemantic", "after the best unmixing"),
+        ("03_diagnose", "what would decide"),
+    ],
 )
 def test_examples_run_and_say_what_they_promise(example, says, capsys):
     runpy.run_path(str(ROOT / "examples" / f"{example}.py"))
@@ -26,7 +31,11 @@ def test_examples_run_and_say_what_they_promise(example, says, capsys):
 
 
 def test_every_example_is_run():
-    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {"01_pentagon", "02_why_polysemantic", "03_diagnose"}
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {
+        "01_pentagon",
+        "02_why_polysemantic",
+        "03_diagnose",
+    }
 
 
 def test_the_tree_in_the_readme_is_the_tree():

@@ -20,7 +20,7 @@ def test_atoms_of_features_are_found_again(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_atoms_on_circles_are_a_matter_of_choice(seed):
     check = check_of(causes.manifold(8000, 24, seed), seed)
-    assert check.verdict == "against"
+    assert check.verdict != "for"
     assert check.excludes == ()
 
 

@@ -176,7 +176,7 @@ def _dictionary(
     origin: Float[Tensor, " d"] | None,
     patience: int,
     generator: torch.Generator,
-) -> tuple[_Frame, Float[Tensor, "n r"]]:
+) -> tuple[_Frame, Float[Tensor, "atoms r"]]:
     """The shortest dictionary, and the coordinates that it lives in.
 
     Without a point where rows coincide, the origin is the mode of every unit at first, and then takes what is left on

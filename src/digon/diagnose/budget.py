@@ -22,6 +22,8 @@ ALONG = 0.9
 ALWAYS = 0.8
 """Share of an atom's rows that another one shares, from which the two are one curve."""
 LISTED, UNITS = 12, 8
+CARRIES = 0.02
+"""Share of the variance of a block's first unit from which another one carries it too."""
 
 
 def budget_of(
@@ -113,7 +115,8 @@ def _majority(labels: list[Label], block: AtomBlock) -> Label:
 def _verdict(label: Label, members: list[int], rank: int, power: Tensor, whole: float) -> BlockVerdict:
     part = power[members].sum(0)
     share = float(part.sum()) / max(whole, 1e-30)
-    units = tuple(part.argsort(descending=True)[:UNITS].tolist())
+    order = part.argsort(descending=True)[:UNITS]
+    units = tuple(order[part[order] > CARRIES * part.max()].tolist())
     n = len(members)
     words = f"{n} atoms in {rank} dimensions" if n != rank else f"{n} atoms, each with a dimension of its own"
     sentence = f"{label}: {words}, {100 * share:.0f} % of the variance."

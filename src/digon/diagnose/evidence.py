@@ -32,6 +32,8 @@ from ..tensors import Activations
 
 LOOK = 20_000
 """Rows that the cheapest questions look at."""
+ONE_SIZE = 0.1
+"""Coefficient of variation below which coefficients are of one size."""
 TWICE = 256
 """Widest site whose dictionary is made a second time."""
 CODED = 10_000
@@ -122,6 +124,21 @@ class Evidence:
         if self.sparse is None or not len(self.sparse):
             return None
         return self.sparse.encode(self.coded_rows)
+
+    @cached_property
+    def one_size(self) -> bool:
+        """Whether coefficients hardly vary: sums of features of one size then look like features themselves."""
+        codes = self.codes
+        if codes is None:
+            return False
+        count, size = (codes != 0).sum(0), codes.abs()
+        mean = size.sum(0) / count.clamp(min=1)
+        spread = (size.square().sum(0) / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
+        return (
+            float((spread / mean.clamp(min=1e-12))[count > 1].nanmedian()) < ONE_SIZE
+            if bool((count > 1).any())
+            else False
+        )
 
     @cached_property
     def coded_rows(self) -> Float[Tensor, "m d"]:

@@ -51,8 +51,9 @@ def single_sources(evidence: Evidence) -> Check:
     )  # fmt: skip
     numbers = f"{count} rays on {lines} lines in {r} dimensions, with {100 * found.covered:.0f} % of the rows on them"
     if lines > MORE * r:
-        # sums of features of one size pile up too; a dictionary that takes fewer bits does without them
-        confirmed = evidence.sparse is not None and len(evidence.sparse) > MORE * r and not evidence.rectified
+        # sums of features of one size pile up too
+        shorter = evidence.sparse is not None and len(evidence.sparse) > MORE * r
+        confirmed = shorter and not evidence.rectified and not evidence.one_size
         gone: tuple[Cause, ...] = ("none", "monosemantic", "rotated") if confirmed else ("none",)
         rest = (
             " Units are cut off at their minimum: signed features would be cut in two."

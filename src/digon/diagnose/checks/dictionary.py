@@ -35,8 +35,10 @@ def code_length(evidence: Evidence) -> Check:
     if not len(found) or found.empty_bits - found.bits < 0.02 * found.empty_bits:
         return Check(*_P06, "silent", f"{numbers}: nothing sparse is to be seen.", statistic, threshold)
     if len(found) > MORE * r and found.gain > threshold:
-        gone: tuple[Cause, ...] = ("none",) if evidence.rectified else ("none", "monosemantic", "rotated")
-        return Check(*_P06, "for", f"{numbers}.", statistic, threshold, gone)
+        told = not (evidence.rectified or evidence.one_size)
+        gone: tuple[Cause, ...] = ("none", "monosemantic", "rotated") if told else ("none",)
+        rest = ". Coefficients are of one size, so atoms may be sums of features" if evidence.one_size else ""
+        return Check(*_P06, "for", f"{numbers}{rest}.", statistic, threshold, gone)
     if len(found) <= r and found.explained > DESCRIBED:
         sentence = f"{numbers}: {100 * found.explained:.0f} % of rows need no more atoms than there are dimensions."
         return Check(*_P06, "against", sentence, statistic, threshold, ("none", "superposition"))

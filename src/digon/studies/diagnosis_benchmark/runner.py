@@ -47,7 +47,7 @@ ESTIMATORS = ("rays", "quartic", "sparse")
 """What evidence may hold that has `directions`."""
 SHARED = (
     "dimensions", "rectified", "rays", "quartic", "sparse", "sparse_again", "codes", "atom_blocks", "unmixing", "parts",
-    "independence", "blocks", "dependence", "covariance", "coded_rows",
+    "independence", "blocks", "dependence", "covariance", "coded_rows", "one_size",
 )  # fmt: skip
 """What evidence caches and what depends on nothing but activations and seed."""
 EVERY = 4
