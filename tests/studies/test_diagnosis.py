@@ -24,7 +24,7 @@ def quick(monkeypatch):
     """A verdict that depends on the number of units only, so that only the study is tested."""
     seen = []
 
-    def verdict(evidence, site, say):
+    def verdict(evidence, site, say, *, ids=None):
         seen.append(evidence)
         say("P99 Quick")
         causes = ("rotated",) if evidence.activations.d == 16 else ("superposition", "lookup")

@@ -72,6 +72,10 @@ class TurnTest:
     rows: int
 
 
+LEAST_REFERENCE = 0.3
+"""Dependence of an independent model, over that of shifted parts, below which it is an accident: it is about 1."""
+
+
 @dataclass(frozen=True)
 class ResidualDependence:
     """What is left between independent components on documents that the unmixing has not seen."""
@@ -102,12 +106,12 @@ class ResidualDependence:
     @property
     def excess(self) -> float:
         """Ratio over reference; independent features read about 1 or less."""
-        return self.ratio / self.reference
+        return self.ratio / max(self.reference, LEAST_REFERENCE)
 
     @property
     def excess_normed(self) -> float:
         """The same on rows of one length."""
-        return self.ratio_normed / self.reference_normed
+        return self.ratio_normed / max(self.reference_normed, LEAST_REFERENCE)
 
     @property
     def kurtosis_quantiles(self) -> tuple[float, float, float, float, float]:

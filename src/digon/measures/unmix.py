@@ -163,7 +163,9 @@ def held_out(
         model.sub_(mean)
         z = model @ into
         del model
-        turn = fast_ica(z, generator, start=_nearest_rotation(into))[0]
+        # parts that hardly ever move lose a dimension by the shift: then there is no rotation to start from
+        start = _nearest_rotation(into) if into.shape[0] == into.shape[1] else None
+        turn = fast_ica(z, generator, start=start)[0]
         found.append((test - mean) @ (into @ turn.T))
     return Parts(rest, tuple(found))
 

@@ -6,6 +6,8 @@ from ...records import CAUSES, Cause, Check, Measurement
 from ..evidence import Evidence, not_applicable
 
 DEPENDENT = 2.0
+UNSETTLED = 100.0
+"""Dependence left in an independent model, over that of shifted parts, from which the unmixing has failed on it; about 1 to 5."""
 """Dependence over that of the best independent model, from which no linear map made the parts independent."""
 NOT_INDEPENDENT: tuple[Cause, ...] = ("none", "superposition", "manifold", "magnitude", "mixed")
 """Causes whose parts no linear map makes independent; a relation, seen without labels, is a feature like any other."""
@@ -30,6 +32,9 @@ def independent_features(evidence: Evidence) -> Check:
         f"The {len(unmixing)} best linear parts{_how(unmixing)} depend on each other {found.excess:.1f} times as much as "
         f"independent ones would ({found.excess_normed:.1f} times once all rows have one length)"
     )
+    if found.reference > UNSETTLED:
+        sentence = f"Independent models of the data, unmixed in the same way, stay dependent ({found.reference:.1f}): nothing follows."
+        return Check(id, title, claim, "silent", sentence, statistic, DEPENDENT)
     if max(found.excess, found.excess_normed) >= DEPENDENT:
         sentence = f"{numbers}: {_reasons(found)}; this check cannot tell which."
         return Check(id, title, claim, "against", sentence, statistic, DEPENDENT)
