@@ -171,9 +171,11 @@ def _update(records: dict[str, Sequence[Record]]) -> None:
 
 
 def _command(config: BenchmarkConfig, report: Path | None) -> str:
-    words = [f"digon benchmark diagnosis --size {config.size}"]
+    words = ["digon benchmark diagnosis", f"--size {config.size}"]
     words += [f"--per-family {config.per_family}"] if config.per_family is not None else []
     words += [f"--split {' '.join(config.splits)}"] if config.splits != SPLITS + GRIDS else []
     words += [f"--most-units {config.most_units}"] if config.most_units is not None else []
     words += ["--update-reference"] if config.update_reference else []
-    return " ".join([*words, *([f"--report {report}"] if report is not None else [])])
+    words += ["--only-done  # the cells that were done when it was stopped"] if config.only_done else []
+    words[1:1] = [f"--report {report}"] if report is not None else []
+    return " ".join(words)
