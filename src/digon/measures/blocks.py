@@ -217,7 +217,8 @@ def _spherical(parts: Float[Tensor, "n r"]) -> bool:
     Whitened by second moments, and by Tyler's estimate, which the lengths of the rows do not reach.
     """
     r = parts.shape[1]
-    z = parts[:: -(-len(parts) // max(20_000, 8 * r) if r <= WIDE else -(-len(parts) // (6 * r)))]
+    most = max(20_000, 8 * r) if r <= WIDE else 6 * r
+    z = parts[:: -(-len(parts) // most)]
     z = (z - z.mean(0)).double() if r <= WIDE else z - z.mean(0)
     n, steps = len(z), TYLER if r <= WIDE else WIDE_TYLER
     if n < 2 * r:
