@@ -65,7 +65,7 @@ def code(z: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"]) -> Coded:
 
 
 def _piece(z: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"]) -> Coded:
-    """Pursuit of all rows at once; a row leaves once nothing is left of it or two steps in a row did not pay."""
+    """Pursuit of all rows at once; a row leaves once nothing is left of it or a few steps in a row did not pay."""
     m, r = z.shape
     n = len(atoms)
     length = z.square().sum(1)

@@ -1,8 +1,8 @@
 """How many features, in how many dimensions, how many at a time, how often, and how do they lie?
 
 Every method counts in its own way; the report shows them side by side. The estimate is the size of the shortest
-dictionary. What two methods agree on is there at least; nothing bounds the number from above unless next to nothing is
-left unexplained, and then what rare features may be missing is estimated as unseen species are.
+dictionary. What two methods agree on is there at least. Nothing bounds the number from above, as rare features leave no
+trace, unless the verdict itself says that there are no more features than dimensions.
 
 A curve counts as one feature. Two opposite directions count as one unless something tells them apart.
 """
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from ..measures import leverage
 from ..measures.geometry import cosines
-from ..records import Check, Count, Measurement
+from ..records import Check, Count, Label, Measurement
 from .checks.atoms import lines_of
 from .evidence import Evidence
 
 FOUND = 0.95
 """Cosine from which two methods found the same atom."""
-COMPLETE = 0.95
-"""Share of rows of which next to nothing may be left, from which unseen features can be bounded."""
+AT_MOST_DIMENSIONS: frozenset[Label] = frozenset({"monosemantic", "rotated", "relational"})
+"""Causes with no more features than dimensions."""
 
 
-def count(evidence: Evidence, checks: Sequence[Check], causes: Sequence[str]) -> Count:
+def count(evidence: Evidence, causes: Sequence[Label]) -> Count:
     """Lower bound, estimate and upper bound of the number of features; NaN above where nothing bounds it."""
     found = evidence.sparse
     if tuple(causes) == ("none",):
@@ -35,12 +35,9 @@ def count(evidence: Evidence, checks: Sequence[Check], causes: Sequence[str]) ->
     point = float(len(found))
     if tuple(causes) == ("manifold",) and evidence.blocks is not None and evidence.blocks.members:
         point = float(len(evidence.blocks.members))
-    agreed = _agreed(evidence)
-    upper = math.nan
-    unseen = next((c.statistic for c in checks if c.id == "P17" and c.statistic is not None), None)
-    if unseen is not None and found.explained >= COMPLETE and math.isfinite(unseen.high):
-        upper = max(point, unseen.high, point * unseen.high / max(unseen.n, 1) if unseen.n else point)
-    return Count(min(point, float(agreed)), point, upper)
+    # features too rare to be seen may always be there; only a verdict of "no more than dimensions" is a bound
+    upper = float(evidence.dimensions) if set(causes) <= AT_MOST_DIMENSIONS else math.nan
+    return Count(min(point, float(_agreed(evidence))), point, max(point, upper) if math.isfinite(upper) else math.nan)
 
 
 def _agreed(evidence: Evidence) -> int:

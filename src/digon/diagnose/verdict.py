@@ -24,7 +24,7 @@ from . import posterior as opinions
 from .budget import budget_of
 from .checks import run_checks
 from .evidence import Evidence
-from .posterior import Opinion, Posterior
+from .posterior import LEVELS, Opinion, Posterior
 from .preflight import Preflight, preflight
 from .quantities import by_method, count, described
 from .statistics import statistics
@@ -42,7 +42,6 @@ MEANING: dict[Cause, str] = {
 }
 EXCLUSIVE = 0.5
 """Share of atoms with another one that they are never active with, from which atoms may be points of one curve."""
-ORDER = ("A", "A+", "B", "C", "D")
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def _complete(
 ) -> Diagnosis:
     """The verdict with everything that was measured."""
     budget, blocks = budget_of(clean, causes, any(c.id == "P08" and c.verdict == "for" for c in checks))
-    n = count(clean, checks, causes)
+    n = count(clean, causes)
     known = clean.sparse is not None and len(clean.sparse) > 0
     return Diagnosis(
         site, causes, _sentence(causes, opinion, clean.access, n, clean.dimensions), clean.access,
@@ -169,13 +168,13 @@ def conclude(
 
 def _merged(causes: set[Cause], access: str, numbers: Mapping[str, float]) -> set[Cause]:
     """With the causes that this access cannot tell from those."""
-    if ORDER.index(access) < ORDER.index("A+"):
+    if LEVELS.index(access) < LEVELS.index("A+"):
         if "superposition" in causes:
             causes = {*causes, "lookup"}
         if "lookup" in causes and not causes & {"superposition", "rotated"}:
             causes = {*causes, "superposition" if numbers.get("atoms", 0) > 1 else "rotated"}
     corners = numbers.get("exclusive", 0) >= EXCLUSIVE
-    if ORDER.index(access) < ORDER.index("C") and corners and causes & {"superposition", "manifold"}:
+    if LEVELS.index(access) < LEVELS.index("C") and corners and causes & {"superposition", "manifold"}:
         causes = {*causes, "superposition", "manifold"}
     return causes
 
@@ -197,9 +196,9 @@ def next_experiment(causes: Sequence[str], access: str = "A") -> str:
     if len(causes) == 1 and causes[0] != "undecided":
         return ""
     pairs = [p for p in UNDECIDABLE if p.causes <= set(causes)]
-    further = [p for p in pairs if ORDER.index(p.access) > ORDER.index(access)] or pairs
+    further = [p for p in pairs if LEVELS.index(p.access) > LEVELS.index(access)] or pairs
     if further:
-        return min(further, key=lambda p: ORDER.index(p.access)).experiment
+        return min(further, key=lambda p: LEVELS.index(p.access)).experiment
     return MORE_ROWS
 
 
