@@ -23,7 +23,6 @@ length after Rissanen 1978; growth by residuals and the bits per row are derived
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +35,7 @@ from .atoms_rays import densest
 from .code_length import EXPLAINED, Coded, code, total_bits
 
 RIDGE = 1e-3
-FIT_ROWS = 8000
+FIT_ROWS, ROWS_PER_DIMENSION = 8000, 10
 TEST_ROWS = 4000
 LEAST_ROWS, ROWS_PER_ATOM = 2000, 30
 """Rows that growing looks at."""
@@ -60,10 +59,12 @@ WORTH = 0.05
 """Bits per row and dimension that atoms beyond a complete dictionary must save: tiles of a crowded plane save less."""
 MOST_ATOMS = 20
 """Atoms per dimension at which growth ends."""
+FINEST = 64
+"""Share of the dimensions, as one in so many, that pruning takes away at least."""
 MANY = 64
 """Dimensions from which a search begins with as many atoms."""
-WIDE, WIDE_ROUNDS, WIDE_ATOMS = 256, 8, 4
-"""Dimensions from which a search is cut short: rounds, and atoms per dimension."""
+WIDE, WIDE_ROUNDS, WIDE_SHIFTS, WIDE_ATOMS = 256, 3, 6, 4
+"""Dimensions from which a search is cut short: rounds, steps of a mean shift, and atoms per dimension."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def sparse_atoms(
     origin: Float[Tensor, " d"] | None = None,
     patience: int = PATIENCE,
 ) -> SparseAtoms:
-    """The shortest dictionary of some activations. Cost: about 2 s for d = 64, at most 12,000 rows are looked at.
+    """The shortest dictionary of some activations. Cost: about 2 s for d = 64, at most 12,000 rows are looked at up to 800 dimensions.
 
     `start`: directions to begin with, such as rays. `origin`: where nothing is active; default: the densest point.
     `patience`: tries without progress that end the search, half as many with more than 64 atoms.
@@ -145,7 +146,7 @@ def sparse_atoms(
         raise ConfigError(f"{len(values)} rows of {values.shape[1]} units", expected="at least 100 rows and 2 units")
     order = torch.randperm(len(values), generator=generator).to(values.device)
     test_rows = min(TEST_ROWS, len(values) // 3)
-    x = values[order[: test_rows + FIT_ROWS]].float()
+    x = values[order[: test_rows + max(FIT_ROWS, ROWS_PER_DIMENSION * values.shape[1])]].float()
     frame, atoms = _dictionary(x[test_rows:], densest(values, generator).float(), start, origin, patience, generator)
     test, fit = frame.of(x[:test_rows]), frame.of(x[test_rows:])
     coded, r, rows = code(test, atoms), test.shape[1], len(values)
@@ -192,7 +193,8 @@ def _dictionary(
             if start is None or not len(start)
             else _unit(start.float() @ frame.there)
         )
-        atoms = _search(frame.of(x), known, patience, generator)
+        again = step and x.shape[1] > WIDE
+        atoms = _refine(frame.of(x), known, 2) if again else _search(frame.of(x), known, patience, generator)
         if sure:
             return frame, atoms
         moved = frame.origin + code(frame.of(x), atoms).left.mean(0) @ frame.back
@@ -246,13 +248,13 @@ def _search(
     best, fewest, failures, settled = atoms, bits(atoms), 0, False
     empty = bits(atoms[:0])
     for step in range(WIDE_ROUNDS if wide else ROUNDS):
-        some = rows[: max(LEAST_ROWS, ROWS_PER_ATOM * (len(atoms) + 16))]
-        shaken = bool(len(best)) and (bool(failures) or settled)
+        some = rows[: max(LEAST_ROWS, ROWS_PER_ATOM * (max(len(atoms), r if r > MANY else 0) + 16))]
+        shaken = bool(len(best)) and (bool(failures) or settled) and not wide
         if shaken:
             atoms = _shaken(some, best, failures, generator)
         for _ in range(1 + shaken):
             atoms, settled = _grown(some, atoms, settled, most, generator)
-        atoms = _pruned(check, atoms, bits)
+        atoms = _pruned(check, atoms, len(fit))
         now = bits(atoms)
         failures = 0 if now < fewest - LEAST_GAIN * abs(fewest) else failures + 1
         if now < fewest:
@@ -260,7 +262,7 @@ def _search(
         nothing = step > 0 and empty - fewest < NOTHING * empty
         if nothing or failures > (patience if len(best) <= FEW else patience // 2) or len(best) >= most:
             break
-    return _pruned(check, _refine(rows, best, 4), bits) if len(best) else best
+    return _pruned(check, _refine(rows, best, 4 if not wide else 2), len(fit)) if len(best) else best
 
 
 def _grown(
@@ -281,7 +283,9 @@ def _grown(
         fresh += [_piles(several, TIGHT, generator)[:limit]]
     together = torch.cat(fresh)
     distinct = _distinct(together, torch.arange(len(together), 0, -1))[:most]
-    return _refine(rows, distinct, 3), float(coded.explained.float().mean()) > 1 - 2 * EXPLAINED
+    return _refine(rows, distinct, 3 if rows.shape[1] <= WIDE else 2), float(
+        coded.explained.float().mean()
+    ) > 1 - 2 * EXPLAINED
 
 
 def _shaken(
@@ -330,9 +334,13 @@ def _piles(rows: Float[Tensor, "m r"], within: float, generator: torch.Generator
     """Directions that rows pile up around, the fullest first: a mean shift of the rows nearest to a direction."""
     size = rows.norm(dim=1)
     u = _unit(rows[size > 0.3 * size.median()])
-    x = u[torch.randperm(len(u), generator=generator)[: max(STARTS, u.shape[1])].to(u.device)]
-    for _ in range(SHIFTS):
+    starts = torch.randperm(len(u), generator=generator)[: max(STARTS, u.shape[1])].to(u.device)
+    x = u[starts]
+    for step in range(SHIFTS if u.shape[1] <= WIDE else WIDE_SHIFTS):
         near = u @ x.T
+        if step == 0:
+            # a row of several features is nearest to itself, then to the rows that share one of them
+            near[starts, torch.arange(len(starts), device=u.device)] = 0
         # only the rows nearest to a direction pull at it: others are other features at work
         pull = (near.abs() - within * near.abs().amax(0)).clamp(min=0) * near.sign()
         x = _unit(pull.T @ u)
@@ -340,18 +348,16 @@ def _piles(rows: Float[Tensor, "m r"], within: float, generator: torch.Generator
     return _distinct(x, full)
 
 
-def _pruned(
-    check: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"], bits: Callable[[Tensor], float]
-) -> Float[Tensor, "k r"]:
+def _pruned(check: Float[Tensor, "m r"], atoms: Float[Tensor, "n r"], rows: int) -> Float[Tensor, "k r"]:
     """Without the least used atoms, as long as other rows get no longer."""
-    share, fewest = 0.25, bits(atoms)
-    while share * len(atoms) >= 1:
-        uses = (code(check, atoms).codes != 0).sum(0)
+    share, coded = 0.25, code(check, atoms)
+    while share * len(atoms) >= max(1, atoms.shape[1] / FINEST):
+        uses = (coded.codes != 0).sum(0)
         keep = uses.argsort(descending=True)[: len(atoms) - max(1, int(share * len(atoms)))]
         fewer = atoms[keep.sort().values]
-        now = bits(fewer)
-        if now <= fewest:
-            atoms, fewest = fewer, now
+        now = code(check, fewer)
+        if total_bits(now, rows) <= total_bits(coded, rows):
+            atoms, coded = fewer, now
         else:
             share /= 2
     return atoms

@@ -2,7 +2,9 @@
 
     bits = log2 C(n, s) + s b + (r - s) / 2 log2(1 + |residual|^2 / ((r - s) delta)),   b = 1 + log2(1 / delta) / 2
 
-Rows are coded by orthogonal matching pursuit, all at once; every row takes as many atoms as make it shortest.
+Rows are coded by orthogonal matching pursuit, all at once; every row takes as many atoms as make it shortest. An atom
+whose coefficients are mostly of one size needs fewer bits for them. Without that, sums of features of one size would
+save a coefficient, and look like features of their own.
 
 Sources: orthogonal matching pursuit (Pati et al. 1993); description length after Rissanen 1978; the bits are derived here.
 """
@@ -22,6 +24,8 @@ IDLE = 4
 """Steps of a pursuit that may fail to pay before a row is left alone."""
 EXPLAINED = 0.02
 """Share of a row's squared length that may be left of a row that is explained."""
+WINDOWS = (1.0, 2.0, 4.0, 8.0)
+"""Half widths, in precisions, of the windows about an atom's usual coefficient."""
 PIECE = 2**24
 
 
@@ -50,7 +54,42 @@ class Coded:
 def total_bits(coded: Coded, rows: int) -> float:
     """Bits per row, with the dictionary's own cost, half a coefficient per entry, spread over `rows`."""
     n, r = coded.codes.shape[1], coded.left.shape[1]
-    return float(coded.bits.mean()) + n * r * _coefficient() / 2 / rows
+    saved = float(one_size_savings(coded.codes).sum()) / max(1, len(coded.codes))
+    return float(coded.bits.mean()) - saved + n * r * _coefficient() / 2 / rows
+
+
+def one_size_savings(codes: Float[Tensor, "m n"]) -> Float[Tensor, " n"]:
+    """Bits that every atom saves on its coefficients by naming their usual size once.
+
+    A coefficient is either near that size, and takes a sign and its place in a narrow window, or it is coded in full;
+    the windows of `WINDOWS` are tried. Naming the size takes a coefficient, and the share near it a number too.
+    """
+    n = codes.shape[1]
+    row, atom = codes.nonzero(as_tuple=True)
+    signed = codes[row, atom].double()
+    order = signed.abs().argsort()
+    order = order[atom[order].argsort(stable=True)]
+    size, atom, positive = signed[order].abs(), atom[order], (signed[order] > 0).double()
+    uses = torch.bincount(atom, minlength=n)
+    usual = (
+        size[((uses.cumsum(0) - uses) + uses // 2).clamp(max=max(0, len(size) - 1))] if len(size) else size.new_zeros(n)
+    )
+    total = lambda weights: size.new_zeros(n).index_add_(0, atom, weights)  # noqa: E731
+    best = size.new_zeros(n)
+    for window in WINDOWS:
+        near = ((size - usual[atom]).abs() <= window * math.sqrt(DELTA)).double()
+        k = total(near)
+        sign = _entropy(total(near * positive), k)
+        short = k * math.log2(2 * window) + sign + _entropy(k, uses.double()) + (uses - k) * _coefficient()
+        saved = uses * _coefficient() - short - _coefficient() - torch.log2(1.0 + uses)
+        best = torch.maximum(best, saved)
+    return best
+
+
+def _entropy(part: Float[Tensor, " n"], whole: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Bits that tell which `part` of a `whole` it is, for counts."""
+    p = part / whole.clamp(min=1)
+    return -whole * (torch.special.xlogy(p, p) + torch.special.xlogy(1 - p, 1 - p)) / math.log(2)
 
 
 def _coefficient() -> float:

@@ -7,6 +7,7 @@ Probabilities are conditional on the benchmark's families: they say which kind o
    every cause weighing the same. Statistics that were not given, or that do not apply, are missing, which both see.
 3. Calibration worlds choose how the two are averaged, a temperature, and how often they are entirely wrong:
    P = (1 − ε) · softmax((w log P₁ + (1 − w) log P₂) / T) + ε / kinds. Without ε a few gross errors make all else too shy.
+   The loss is that of the plausibilities of step 4, as these are what is stated.
 4. A cause is *plausible* with the probability of all kinds that hold it. It belongs in the set if it is as plausible as
    calibration worlds of that cause are, nine in ten of them (Mondrian conformal). What the most probable kind holds comes
    with it: causes that cannot be told apart stand together.
@@ -237,9 +238,8 @@ class _Level:
         x = self._scale(reference.statistics)
         weight = _balanced(causes[develop])
         self._models = _models(x[develop], target[develop], weight)
-        seen = target[calibrate] >= 0
-        logs = [part[seen] for part in self._logs(x[calibrate])]
-        self._blend = _stack(logs, target[calibrate][seen], _balanced(causes[calibrate][seen]))
+        truth = np.array([[c in kind for c in CAUSES] for kind in kinds])[calibrate]
+        self._blend = _stack(self._logs(x[calibrate]), self._holds, truth, _balanced(causes[calibrate]))
         self._near = NearestNeighbors(n_neighbors=min(NEIGHBORS, int(develop.sum()))).fit(x[develop])
         self._limit = float(np.quantile(self._distance(x[calibrate]), NOVEL)) or 1.0
         plausible = self._kind_probabilities(x[calibrate]) @ self._holds
@@ -330,12 +330,13 @@ class _Blend:
         return np.logaddexp(np.log1p(-self.wrong) + sure, math.log(self.wrong / z.shape[1]))
 
 
-def _stack(logs: list[np.ndarray], target: np.ndarray, weight: np.ndarray) -> _Blend:
-    """The blend of the smallest log loss."""
+def _stack(logs: list[np.ndarray], holds: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> _Blend:
+    """The blend whose plausibilities have the smallest log loss: what is stated of every cause is what gets calibrated."""
 
     def loss(log_temperature: float, mix: float, wrong: float) -> float:
-        found = _Blend(mix, math.exp(log_temperature), wrong)(logs)
-        return float(-(weight * found[np.arange(len(target)), target]).mean())
+        p = np.exp(_Blend(mix, math.exp(log_temperature), wrong)(logs)) @ holds
+        right = np.where(truth, p, 1 - p).clip(1e-6)
+        return float(-(weight[:, None] * np.log(right)).mean())
 
     best, blend = math.inf, _Blend(0.5, 1.0, WRONG[0])
     for mix in np.linspace(0, 1, 6).tolist():

@@ -65,7 +65,7 @@ def by_method(evidence: Evidence, checks: Sequence[Check]) -> tuple[Measurement,
             "atoms of the shortest dictionary; interval: a second one from other rows", seed,
         ))  # fmt: skip
     if evidence.rays is not None:
-        lines = lines_of(evidence.rays.directions)
+        lines = lines_of(evidence.rays.directions, evidence.rectified)
         counts.append(Measurement(
             "features_by_rays", lines, n=evidence.rays.rows, unit="features", method="lines that rows pile up on", seed=seed,
         ))  # fmt: skip

@@ -87,7 +87,7 @@ def _rays(evidence: Evidence) -> dict[str, float]:
         return dict.fromkeys(names, math.nan)
     r = evidence.dimensions
     loose = float(found.loose_tightness.median()) if len(found.loose) else math.nan
-    lines = lines_of(found.directions)
+    lines = lines_of(found.directions, evidence.rectified)
     return dict(zip(names, (len(found.directions) / r, lines / r, found.covered, len(found.loose) / r, loose), strict=True))  # fmt: skip
 
 

@@ -219,7 +219,7 @@ def _spherical(parts: Float[Tensor, "n r"]) -> bool:
     r = parts.shape[1]
     most = max(20_000, 8 * r) if r <= WIDE else 6 * r
     z = parts[:: -(-len(parts) // most)]
-    z = (z - z.mean(0)).double() if r <= WIDE else z - z.mean(0)
+    z = (z - z.mean(0)).double()  # Tyler's estimate of rank-poor parts fails in single precision
     n, steps = len(z), TYLER if r <= WIDE else WIDE_TYLER
     if n < 2 * r:
         return False

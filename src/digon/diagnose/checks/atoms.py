@@ -9,6 +9,10 @@ MORE = 1.05
 """Directions per dimension from which there are more of them than dimensions."""
 COVERS = 0.1
 """Share of the rows that lie on rays, from which rays describe the data."""
+ON = 0.1
+"""Share of the largest unit from which a unit takes part in a direction."""
+CLASHES = 0.05
+"""Share of the units that may take part in both ends of a line that is cut off, or in neither."""
 _P04 = ("P04", "quartic atoms", "there are more independent features than dimensions")
 _P05 = ("P05", "rays", "there are more isolated directions than dimensions")
 
@@ -44,7 +48,7 @@ def single_sources(evidence: Evidence) -> Check:
     if found is None:
         return not_applicable(*_P05, "At least 100 rows and 2 units are needed.")
     r, count = evidence.dimensions, len(found.directions)
-    lines = lines_of(found.directions)
+    lines = lines_of(found.directions, evidence.rectified)
     statistic = Measurement(
         "rays", count, n=found.rows, unit="directions", method="caps that hold twice the rows of a Gaussian's fullest and are "
         "tighter than an arc", seed=evidence.seed, source="after Georgiev et al. 2005", null=0.0,
@@ -67,9 +71,17 @@ def single_sources(evidence: Evidence) -> Check:
     return Check(*_P05, "silent", f"{numbers}{loose}.", statistic, r)
 
 
-def lines_of(directions: torch.Tensor) -> int:
-    """Number of lines among unit directions [k, d]: two opposite ones are one line."""
+def lines_of(directions: torch.Tensor, cut_off: bool = False) -> int:
+    """Number of lines among unit directions [k, d]: two opposite ones are one line.
+
+    `cut_off`: units have no negative side. The two ends of a line then light up units that complement each other.
+    """
     if not len(directions):
         return 0
-    mirrored = int(((directions @ directions.T) < -0.95).any(1).sum())
-    return len(directions) - mirrored // 2
+    mirrored = (directions @ directions.T) < -0.95
+    if cut_off:
+        on = (directions > ON * directions.amax(1, keepdim=True)).float()
+        both, none = on @ on.T, (1 - on) @ (1 - on).T
+        slack = CLASHES * directions.shape[1]
+        mirrored |= (both <= slack) & (none <= slack)
+    return len(directions) - int(mirrored.any(1).sum()) // 2

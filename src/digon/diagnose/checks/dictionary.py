@@ -10,6 +10,8 @@ GAIN = 0.2
 RECTIFIED_GAIN = 0.5
 DESCRIBED = 0.8
 """Share of rows of which next to nothing is left, from which a dictionary is the data's own."""
+TWO_SIDED = 0.1
+"""Share of an atom's uses with the rarer sign, on average, from which atoms may be pairs of opposite features."""
 AGAIN = 0.95
 """Cosine from which an atom is found again."""
 STABLE, UNSTABLE = 0.9, 0.5
@@ -41,6 +43,10 @@ def code_length(evidence: Evidence) -> Check:
         return Check(*_P06, "for", f"{numbers}{rest}.", statistic, threshold, gone)
     if len(found) <= r and found.explained > DESCRIBED:
         sentence = f"{numbers}: {100 * found.explained:.0f} % of rows need no more atoms than there are dimensions."
+        if float(found.two_sided.mean()) > TWO_SIDED:
+            # a signed feature, or two opposite ones that are hardly ever active together
+            sentence = f"{sentence[:-1]}, if none of them is shared by two opposite features."
+            return Check(*_P06, "against", sentence, statistic, threshold, ("none",))
         return Check(*_P06, "against", sentence, statistic, threshold, ("none", "superposition"))
     return Check(*_P06, "silent", f"{numbers}: too little to tell.", statistic, threshold)
 
