@@ -10,7 +10,7 @@ GAIN = 0.2
 RECTIFIED_GAIN = 0.5
 DESCRIBED = 0.8
 """Share of rows of which next to nothing is left, from which a dictionary is the data's own."""
-TWO_SIDED = 0.1
+TWO_SIDED = 0.3
 """Share of an atom's uses with the rarer sign, on average, from which atoms may be pairs of opposite features."""
 AGAIN = 0.95
 """Cosine from which an atom is found again."""
