@@ -89,7 +89,8 @@ class Cell:
 
 
 def cells(split: str, per_family: int | None = None) -> tuple[Cell, ...]:
-    """The cells of a split or a grid; with `per_family`, the first so many of each family.
+    """The cells of a split or a grid; with `per_family`, so many of each family:
+    the first ones of a split, evenly spread ones of a grid.
 
     Raises: ConfigError for an unknown split.
     """
@@ -100,13 +101,13 @@ def cells(split: str, per_family: int | None = None) -> tuple[Cell, ...]:
     all_of_it = _drawn(split) if split in SPLITS else _grid(split)
     if per_family is None:
         return all_of_it
-    seen: dict[str, int] = {}
-    chosen: list[Cell] = []
-    for cell in all_of_it:
-        seen[cell.family] = seen.get(cell.family, 0) + 1
-        if seen[cell.family] <= per_family:
-            chosen.append(cell)
-    return tuple(chosen)
+    chosen: set[str] = set()
+    for family in {cell.family for cell in all_of_it}:
+        its = [cell.id for cell in all_of_it if cell.family == family]
+        # a grid is in order, and its first cells are all alike
+        step = max(1.0, len(its) / per_family) if split in GRIDS else 1.0
+        chosen |= {its[int(i * step)] for i in range(min(per_family, len(its)))}
+    return tuple(cell for cell in all_of_it if cell.id in chosen)
 
 
 def digest() -> str:
