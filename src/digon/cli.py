@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from . import __version__
 from .errors import DigonError
-from .studies.settings import AuditConfig
+from .studies.settings import AuditConfig, BenchmarkConfig, DiagnoseConfig
 from .studies.toys.settings import ToyConfig
 
 
@@ -160,99 +160,49 @@ def toy(config: Annotated[ToyConfig, tyro.conf.arg(name="")], *, out: Path | Non
 
 
 def diagnose(
-    target: Positional[str],
-    *,
-    site: str | None = None,
-    ids: str | None = None,
-    labels: str | None = None,
-    full: str | None = None,
-    network: bool = False,
-    key: str | None = None,
-    units: str | None = None,
-    rows: int = 200_000,
-    tokens: int = 100_000,
-    data: Path | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    out: Path | None = None,
-    budget: bool = False,
+    settings: Annotated[DiagnoseConfig, tyro.conf.arg(name="")], *, out: Path | None = None, budget: bool = False
 ) -> dict[str, Any]:
     """Why are units polysemantic? A set of causes that the evidence leaves standing, and what would decide.
 
-    A target is a matrix [rows, units] (.npy, .safetensors), a run or a folder of harvested shards, a network, or a world
-    of a known cause, such as 'world:superposition?load=3&active=2&d=16&rows=30000'.
+    A world of a known cause is named like 'world:superposition?load=3&active=2&d=16&rows=30000'.
 
     Args:
-        target: what to diagnose.
-        site: which site of a run, of shards or of a network.
-        ids: one id per row, equal ids being equal inputs: .npy, .txt or .csv; 'own': what the target knows itself.
-        labels: a column per variable of the inputs: .npy, or .csv with a header; 'own': those of a world.
-        full: the whole layer, if the target is a projection or a choice of units of it: then the whole decides.
-        network: also run what follows the site, for worlds that have a network.
-        key: which tensor of a .safetensors file.
-        units: only these, such as 64:128: one head of `layers.0.attn.heads`, or of a module of queries or keys.
-        rows: look at so many rows at most, spread evenly.
-        tokens: how many tokens to harvest from a network.
-        data: text for a network; default: Python's own source and documentation.
-        seed: seed of everything random.
-        device: where a network runs: cpu, cuda, cuda:1, mps.
+        settings: what to diagnose, and what is known about it.
         out: folder of the run; default: one for every choice of settings, such as runs/diagnose-acts-1c9a2f.
         budget: with --json, also print the share of every cause in every unit.
     """
-    from .studies.diagnosis import DiagnoseConfig, document, run_diagnosis
+    from .studies.diagnosis import document, run_diagnosis
 
-    text = None if data is None else str(data)
-    config = DiagnoseConfig(target, site, key, ids, labels, full, network, units, rows, tokens, text, seed, device)
-    result = _with_page(run_diagnosis(config, out))
+    result = _with_page(run_diagnosis(settings, out))
     return {**result, "document": document(result["diagnosis"], budget=budget)}
 
 
 def benchmark(
     name: Positional[Literal["diagnosis", "anchors"]],
+    settings: Annotated[BenchmarkConfig, tyro.conf.arg(name="")],
     *,
-    size: Literal["smoke", "full"] = "full",
-    split: tuple[str, ...] = (),
-    per_family: int | None = None,
-    most_units: int | None = None,
-    workers: int = 2,
     out: Path | None = None,
     report: Path | None = None,
-    only_done: bool = False,
-    update_reference: bool = False,
 ) -> dict[str, Any]:
     """How often is digon right? Worlds whose truth is known, drawn beforehand; what was called, beside what was true.
 
     Killed at any moment, the same command goes on where it was. Cells that failed are tried again.
 
     Args:
-        name: diagnosis: verdicts on drawn worlds; anchors: nine published numbers, read again (the flags below but out and
-            report are for diagnosis).
-        size: smoke is a few small cells per family, in minutes; full is all cells, in hours.
-        split: dev, calibration, test, or the grids calm, loads, identity, corners; default: all of them.
-        per_family: at most so many cells per family and split.
-        most_units: only cells of at most so many units; wide ones take most of the time.
-        workers: processes, one thread and up to 3 GiB each; 0: this process.
+        name: diagnosis: verdicts on drawn worlds; anchors: nine published numbers, read again (only out and report are
+            for anchors).
+        settings: how much to run, and what becomes of it.
         out: folder of the run; default runs/benchmark-diagnosis, or runs/benchmark-diagnosis-smoke.
         report: also write the report as Markdown here, such as docs/results/diagnosis.md.
-        only_done: run nothing, judge the cells that the folder holds.
-        update_reference: replace the statistics of dev and calibration cells that the package carries and learns from.
     """
-    from .studies import anchors
-    from .studies.diagnosis_benchmark.study import BenchmarkConfig, run_benchmark
-
     if name == "anchors":
+        from .studies import anchors
+
         return anchors.write(out or Path("runs") / "anchors", report)
-    given = {"splits": split} if split else {}
-    config = BenchmarkConfig(
-        size,
-        per_family=per_family,
-        most_units=most_units,
-        workers=workers,
-        only_done=only_done,
-        update_reference=update_reference,
-        **given,
-    )
-    return run_benchmark(config, out or Path("runs") / f"benchmark-{name}{'-smoke' * (size == 'smoke')}", report)
+    from .studies.diagnosis_benchmark.study import run_benchmark
+
+    smoke = "-smoke" * (settings.size == "smoke")
+    return run_benchmark(settings, out or Path("runs") / f"benchmark-{name}{smoke}", report)
 
 
 def runs(folder: Positional[Path] = Path("runs")) -> dict[str, Any]:

@@ -187,22 +187,22 @@ def _dictionary(
     if origin is None:
         origin = densest_point if sure else _mode(x)
     frame = _frame(x, origin.float())
-    for step in range(1 if sure else 2):
-        known = (
-            x.new_zeros(0, frame.there.shape[1])
-            if start is None or not len(start)
-            else _unit(start.float() @ frame.there)
-        )
-        again = step and x.shape[1] > WIDE
-        atoms = _refine(frame.of(x), known, 2) if again else _search(frame.of(x), known, patience, generator)
-        if sure:
-            return frame, atoms
-        moved = frame.origin + code(frame.of(x), atoms).left.mean(0) @ frame.back
-        start, frame = atoms @ frame.back, _frame(x, moved)
-        if step:
-            break
-    assert start is not None, "a search has been made"
-    return frame, _unit(start @ frame.there)
+    known = x.new_zeros(0, frame.there.shape[1])
+    if start is not None and len(start):
+        known = _unit(start.float() @ frame.there)
+    atoms = _search(frame.of(x), known, patience, generator)
+    if sure:
+        return frame, atoms
+    frame, known = _moved(x, frame, atoms)
+    wide = x.shape[1] > WIDE
+    atoms = _refine(frame.of(x), known, 2) if wide else _search(frame.of(x), known, patience, generator)
+    return _moved(x, frame, atoms)
+
+
+def _moved(x: Float[Tensor, "n d"], frame: _Frame, atoms: Float[Tensor, "k r"]) -> tuple[_Frame, Float[Tensor, "k s"]]:
+    """Coordinates about the origin that takes what is left on average, and the atoms in them."""
+    moved = _frame(x, frame.origin + code(frame.of(x), atoms).left.mean(0) @ frame.back)
+    return moved, _unit(atoms @ frame.back @ moved.there)
 
 
 def _mode(x: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:

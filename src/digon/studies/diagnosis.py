@@ -16,7 +16,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from ..store.runs import Run
 from ..store.shards import ActivationStore
 from ..tensors import Activations
 from . import annotations, report
+from .settings import DiagnoseConfig
 from .sources import Neurons
 from .targets import Target, Wanted, read_target
 
@@ -46,25 +46,6 @@ LINEAR = 0.999
 """Explained share of the worst unit's variance, on rows that were not fitted, that makes one site a function of another."""
 REGRESSED = 20_000
 """Rows that are looked at for it."""
-
-
-@dataclass(frozen=True)
-class DiagnoseConfig:
-    """What to diagnose, and what is known about it."""
-
-    target: str
-    site: str | None = None
-    key: str | None = None
-    ids: str | None = None
-    labels: str | None = None
-    full: str | None = None
-    network: bool = False
-    units: str | None = None
-    rows: int = 200_000
-    tokens: int = 100_000
-    data: str | None = None
-    seed: int = 0
-    device: str = "cpu"
 
 
 def judge(evidence: Evidence, site: str, say: Say | None = None, ids: Collection[str] | None = None) -> Diagnosis:

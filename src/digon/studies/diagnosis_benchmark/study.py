@@ -3,9 +3,9 @@
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ...diagnose.posterior import Posterior, fit, load_reference
 from ...errors import ConfigError
 from ...records import Figure, Frame, Panel, Series, to_json
 from ...store import files
+from ..settings import BenchmarkConfig
 from .cells import GRIDS, SPLITS, Cell, cells
 from .report import Findings, markdown
 from .runner import Record, failed, job_of, read, run
@@ -24,35 +25,6 @@ SMOKE_CELLS, SMOKE_ROWS, SMOKE_UNITS = 3, 10_000, 16
 ACCESS = ("A", "A+", "B")
 FEWEST = 20
 """Cells to develop and to calibrate on from which the run learns from its own."""
-
-
-@dataclass(frozen=True)
-class BenchmarkConfig:
-    """How much to run, and what becomes of it."""
-
-    size: Literal["smoke", "full"] = "full"
-    """smoke: a few small cells per family; full: all of them."""
-    splits: tuple[str, ...] = SPLITS + GRIDS
-    per_family: int | None = None
-    """At most so many cells per family and split; none: all."""
-    most_units: int | None = None
-    """Only cells of at most so many units; none: all."""
-    workers: int = 2
-    """Processes, one thread each; 0: this one."""
-    only_done: bool = False
-    """Run nothing: judge the cells that the folder holds."""
-    update_reference: bool = False
-    """Also replace the table of statistics that the package carries."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 0 or (self.per_family is not None and self.per_family < 1):
-            raise ConfigError(
-                f"{self.workers} workers, {self.per_family} cells per family",
-                expected="0 workers or more, 1 cell or more",
-            )
-        unknown = [split for split in self.splits if split not in SPLITS + GRIDS]
-        if unknown or not self.splits:
-            raise ConfigError(f"no split {', '.join(unknown) or '(none)'}", expected=" | ".join(SPLITS + GRIDS))
 
 
 def run_benchmark(config: BenchmarkConfig, out: Path, report: Path | None = None) -> dict[str, Any]:
