@@ -35,7 +35,7 @@ from ...errors import CorruptError, RunError
 from ...records import to_json
 from ...worlds.causes import World
 from . import baselines
-from .cells import GRIDS, Cell, world_of
+from .cells import Cell, world_of
 
 Record = dict[str, Any]
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -51,7 +51,7 @@ SHARED = (
 )  # fmt: skip
 """What evidence caches and what depends on nothing but activations and seed."""
 EVERY = 4
-"""Of the development cells, one in so many gets the costly baselines."""
+"""Of the development and test cells, one in so many gets the costly baselines."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,15 @@ class Job:
 
 def job_of(cell: Cell) -> Job:
     """Development and calibration need statistics only; verdicts are made where they are looked at."""
+    costly = cell.split in ("dev", "test") and int(cell.id[-3:]) % EVERY == 0
     if cell.split in ("dev", "calibration"):
-        return Job(cell, (), cell.split == "dev" and int(cell.id[-3:]) % EVERY == 0)
+        return Job(cell, (), costly)
     access = ["A"]
     if cell.family == "lookup" or cell.repeats > 1 or cell.split == "identity":
         access.append("A+")
     if cell.family in ("relational", "magnitude"):
         access.append("B")
-    return Job(cell, tuple(access), cell.split not in GRIDS)
+    return Job(cell, tuple(access), costly)
 
 
 def measure(job: Job) -> Record:
