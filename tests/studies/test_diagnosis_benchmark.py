@@ -11,14 +11,15 @@ import torch
 from digon import rng
 from digon.cli import main
 from digon.diagnose.posterior import fit
-from digon.errors import ConfigError, CorruptError
+from digon.errors import ConfigError
 from digon.records import CAUSES
 from digon.studies.diagnosis_benchmark import runner, scores, study
 from digon.studies.diagnosis_benchmark.acceptance import promises
 from digon.studies.diagnosis_benchmark.baselines import cheap, fit_and_call
 from digon.studies.diagnosis_benchmark.cells import GRIDS, SPLITS, cells, digest, world_of
 from digon.studies.diagnosis_benchmark.report import markdown
-from digon.studies.diagnosis_benchmark.runner import Job, failed, job_of, read, run
+from digon.studies.diagnosis_benchmark.runner import Job, job_of
+from digon.studies.jobs import run
 from digon.worlds.causes import NUISANCES
 
 DIGEST = "c4800037976fd86b8bab1031018cc943"
@@ -63,7 +64,7 @@ def fake(job):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(runner, "measure", fake)
+    monkeypatch.setattr(study, "measure", fake)
 
 
 def test_cells_are_what_they_were():
@@ -153,48 +154,9 @@ def test_labels_of_all_worlds_so_that_having_them_says_nothing():
         assert 1 <= labels.shape[1] <= runner.VARIABLES
 
 
-def test_a_run_goes_on_where_it_was(tmp_path, quick, monkeypatch):
-    jobs = [job_of(cell) for family in sorted(FAMILIES) for cell in small("test", family)]
-    path = tmp_path / "test.jsonl"
-    first = run(jobs[:4], path, 0)
-    with path.open("a") as file:
-        file.write('{"key": "cut o')  # a kill
-    asked = []
-    monkeypatch.setattr(runner, "measure", lambda job: asked.append(job) or fake(job))
-    records = run(jobs, path, 0)
-    assert asked == jobs[4:]
-    assert records[:4] == first
-    assert [r["id"] for r in records] == [job.cell.id for job in jobs]
-    assert read(path) == records
-    assert run([replace(jobs[0], access=("A",))], path, 0)[0]["key"] != first[0]["key"]
-
-
-def test_a_cell_that_fails_is_reported_and_tried_again(tmp_path, quick, monkeypatch):
-    jobs = [job_of(cell) for cell in small("test", "null", 3)]
-
-    def breaking(job):
-        if job == jobs[1]:
-            raise ValueError("too many rows")
-        return fake(job)
-
-    monkeypatch.setattr(runner, "measure", breaking)
-    records = run(jobs, tmp_path / "test.jsonl", 0)
-    assert [r["id"] for r in failed(records)] == [jobs[1].cell.id]
-    assert "ValueError in test_diagnosis_benchmark.py" in records[1]["error"]
-    monkeypatch.setattr(runner, "measure", fake)
-    assert not failed(run(jobs, tmp_path / "test.jsonl", 0))
-
-
-def test_a_damaged_line_is_named(tmp_path):
-    path = tmp_path / "test.jsonl"
-    path.write_text('{"key": "a"}\n{"key": \n{"key": "b"}\n')
-    with pytest.raises(CorruptError, match="line 2"):
-        read(path)
-
-
 def test_a_real_cell_in_a_process_of_its_own(tmp_path):
     cell = replace(small("dev", "rotated")[0], n_rows=2000, d=8, kwargs={"density": 0.1}, nuisances=(), repeats=1)
-    (record,) = run([Job(cell, ("A",))], tmp_path / "dev.jsonl", 1)
+    (record,) = run([Job(cell, ("A",))], measure, tmp_path / "dev.jsonl", 1)
     assert "error" not in record, record.get("error")
     assert record["truth"] == {"n": 8, "rank": 8, "active": pytest.approx(0.8, abs=0.1)}
     assert record["recovered"]["any"] > 0.8

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...records import CAUSES
-from .runner import Record
+from ..jobs import Record
 from .scores import CALM, Judged, claims_superposition
 
 Records = Mapping[str, Sequence[Record]]

@@ -11,9 +11,9 @@ import numpy as np
 
 from ...diagnose.posterior import Reference
 from ...records import CAUSES
+from ..jobs import Record, failed
 from ..report import share
 from .acceptance import promises
-from .runner import Record, failed
 from .scores import (
     CALM,
     Judged,

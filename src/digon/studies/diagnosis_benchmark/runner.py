@@ -1,44 +1,27 @@
-"""Run the cells of a split: one line of JSON per finished cell, in as many processes as wanted, resumable at any moment.
-
-`measure` is all that happens to a cell: its world, its statistics with everything that may be known about it, verdicts at
-the levels of access that matter for it, and how well its features were found. A cell that fails leaves a line with its
-error, is counted in the report, and is tried again by the next call.
+"""All that happens to a cell of the benchmark: its world, its statistics with everything that may be known about it,
+verdicts at the levels of access that matter for it, and how well its features were found.
 """
 
 import json
-import math
-import multiprocessing
-import os
-import sys
 import time
-import traceback
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ... import config as configs
 from ... import rng
 from ...diagnose import Evidence, diagnose, statistics
 from ...diagnose.preflight import preflight
-from ...errors import CorruptError, RunError
+from ...errors import RunError
 from ...records import to_json
 from ...worlds.causes import World
+from ..jobs import Record
 from . import baselines
 from .cells import Cell, world_of
 
-Record = dict[str, Any]
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 VARIABLES = 16
 """Most variables of the inputs that somebody with labels knows."""
 FOUND = 0.95
@@ -68,6 +51,11 @@ class Job:
     def key(self) -> str:
         """Changes if anything about the job does."""
         return configs.digest(self)
+
+    @property
+    def head(self) -> Record:
+        """What its line says beside its results."""
+        return {"cause": self.cell.cause, **asdict(self.cell)}
 
 
 def job_of(cell: Cell) -> Job:
@@ -115,42 +103,6 @@ def measure(job: Job) -> Record:
         "recovered": _recovered(everything, truth.atoms) if job.access and not cell.nuisances else {},
         "seconds": clock.laps,
     }
-
-
-def run(jobs: Sequence[Job], path: Path, workers: int) -> list[Record]:
-    """Lines of all jobs, in their order; what the file holds already is not done again.
-
-    `workers` 0: in this process. Raises: CorruptError for a damaged file; RunError if a worker dies.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = {r["key"]: r for r in read(path) if "error" not in r}
-    left = [job for job in jobs if job.key not in done]
-    with _appending(path) as append, _bar(path.stem, len(jobs), len(jobs) - len(left)) as step:
-        for record in _measured(left, workers):
-            append(record)
-            done[record["key"]] = record
-            step()
-    return [done[job.key] for job in jobs]
-
-
-def read(path: Path) -> list[Record]:
-    """Lines of a file; a last line that a kill has cut off does not count.
-
-    Raises: CorruptError if any other line is damaged.
-    """
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    records: list[Record] = []
-    for i, line in enumerate(lines[:-1]):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            raise CorruptError(
-                f"line {i + 1} of {path} is damaged", expected="a line of JSON per cell",
-                hint="delete that line and run the same command again",
-            ) from None  # fmt: skip
-    return records
 
 
 def _evidence(world: World, cell: Cell, access: str) -> Evidence:
@@ -213,103 +165,6 @@ def _share(atoms: Float[Tensor, "k d"], directions: Float[Tensor, "m d"]) -> flo
     return float(((unit @ directions.to(unit).T).abs().amax(1) > FOUND).float().mean())
 
 
-def _measured(jobs: Sequence[Job], workers: int) -> Iterator[Record]:
-    if workers == 0:
-        yield from map(_guarded, jobs)
-        return
-    with _single_threads():
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_quiet)
-        try:
-            # Long cells are spread over the whole run, so that the time that is left can be told.
-            for future in as_completed([pool.submit(_guarded, job) for job in sorted(jobs, key=lambda j: j.key)]):
-                yield future.result()
-        except BrokenProcessPool:
-            raise RunError(
-                "a worker died, most likely for want of memory", expected="about 3 GiB per worker",
-                hint="run the same command with fewer --workers: it goes on where it was",
-            ) from None  # fmt: skip
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _guarded(job: Job) -> Record:
-    head = {"key": job.key, "cause": job.cell.cause, **asdict(job.cell)}
-    try:
-        return _plain(head | measure(job))
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
-        return head | {"error": f"{type(error).__name__} in {place}: {str(error)[:300]}"}
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: a number that does not exist is null."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def _appending(path: Path) -> Iterator[Any]:
-    """Append whole lines, each on the disk before the next cell; what a kill has cut off goes first."""
-    if path.is_file():
-        kept = path.read_bytes().rpartition(b"\n")
-        if kept[2]:
-            path.write_bytes(kept[0] + kept[1])
-    with path.open("ab") as file:
-
-        def append(record: Record) -> None:
-            file.write((json.dumps(record, allow_nan=False) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-        yield append
-
-
-@contextmanager
-def _single_threads() -> Iterator[None]:
-    """Processes that start meanwhile calculate with one thread each."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
-
-
-def _quiet() -> None:
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-
-
-@contextmanager
-def _bar(name: str, total: int, done: int) -> Iterator[Any]:
-    """A bar with the time that is left; without a terminal a line a minute."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    start, said, count = time.monotonic(), time.monotonic(), done
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=total, completed=done)
-
-        def step() -> None:
-            nonlocal said, count
-            count += 1
-            bar.advance(task)
-            now = time.monotonic()
-            if not console.is_terminal and (now - said > 60 or count == total):
-                rest = (now - start) / (count - done) * (total - count)
-                print(f"{name}: {count} of {total} cells, {rest / 60:.0f} min left", file=sys.stderr, flush=True)
-                said = now
-
-        yield step
-
-
 class _Clock:
     """Seconds between laps."""
 
@@ -321,8 +176,3 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = round(now - self._last, 3)
         self._last = now
-
-
-def failed(records: Iterable[Record]) -> list[Record]:
-    """Records of cells that failed."""
-    return [record for record in records if "error" in record]

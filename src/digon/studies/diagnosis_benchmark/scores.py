@@ -14,9 +14,9 @@ import torch
 from ...diagnose.posterior import Kind, Opinion, Posterior, Reference, fit, kind_of
 from ...measures.calibration import Reliability, abstention_curve, brier, covered, reliability
 from ...records import CAUSES, Cause
+from ..jobs import Record
 from . import baselines
 from .cells import digest
-from .runner import Record
 
 CALM: tuple[Cause, ...] = ("none", "monosemantic", "rotated")
 """Causes whose worlds have no superposition."""

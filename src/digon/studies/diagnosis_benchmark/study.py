@@ -15,10 +15,11 @@ from ...diagnose.posterior import Posterior, fit, load_reference
 from ...errors import ConfigError
 from ...records import Figure, Frame, Panel, Series, to_json
 from ...store import files
+from ..jobs import Record, failed, read, run
 from ..settings import BenchmarkConfig
 from .cells import GRIDS, SPLITS, Cell, cells
 from .report import Findings, markdown
-from .runner import Record, failed, job_of, read, run
+from .runner import job_of, measure
 from .scores import ablation, by_baseline, judge, leave_one_family_out, reference_of
 
 SMOKE_CELLS, SMOKE_ROWS, SMOKE_UNITS = 3, 10_000, 16
@@ -49,7 +50,7 @@ def run_benchmark(config: BenchmarkConfig, out: Path, report: Path | None = None
             records[split] = [r for r in read(out / f"{split}.jsonl") if r["id"] in wanted]
             continue
         jobs = [replace(job, costly=job.costly and config.size == "full") for job in map(job_of, chosen(config, split))]
-        records[split] = run(jobs, out / f"{split}.jsonl", config.workers)
+        records[split] = run(jobs, measure, out / f"{split}.jsonl", config.workers)
     if config.update_reference:
         _update(records)
     broken = [r["id"] for split in records.values() for r in failed(split)]
