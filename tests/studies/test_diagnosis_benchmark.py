@@ -18,7 +18,7 @@ from digon.studies.diagnosis_benchmark.acceptance import promises
 from digon.studies.diagnosis_benchmark.baselines import cheap, fit_and_call
 from digon.studies.diagnosis_benchmark.cells import GRIDS, SPLITS, cells, digest, world_of
 from digon.studies.diagnosis_benchmark.report import markdown
-from digon.studies.diagnosis_benchmark.runner import Job, job_of
+from digon.studies.diagnosis_benchmark.runner import Job, job_of, measure
 from digon.studies.jobs import run
 from digon.worlds.causes import NUISANCES
 
