@@ -8,3 +8,5 @@ from .fit import FitConfig as FitConfig
 from .fit import fit as fit
 from .population import expected_loss as expected_loss
 from .toys import Toy as Toy
+from .tree import TreeConfig as TreeConfig
+from .tree import TreeWorld as TreeWorld
