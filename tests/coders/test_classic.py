@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn.decomposition import PCA, FastICA
+from sklearn.cluster import KMeans
+from sklearn.decomposition import NMF, PCA, FastICA
 
 from digon import rng
 from digon.coders import classic
 from digon.coders.base import Coder, evaluate
 from digon.errors import ConfigError, NonFiniteError
+from digon.worlds import causes
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +24,13 @@ def mixed():
 
 def test_every_classic_coder_is_a_coder(mixed):
     _, x = mixed
-    for coder in (classic.identity(5), classic.random(5, 3, 0), classic.pca(x, 2, 0), classic.ica(x, 3, 0)):
+    bases = (classic.identity(5), classic.random(5, 3, 0), classic.pca(x, 2, 0), classic.ica(x, 3, 0))
+    learned = (classic.dictionary_learning(x, 6, 2, 0), classic.nmf(x.abs(), 3, 0), classic.kmeans(x, 4, 0))
+    for coder in (*bases, *learned):
         assert isinstance(coder, Coder)
+        codes = coder.encode(x[:7])
+        assert codes.dense().shape == (7, len(coder.dictionary))
+        assert coder.decode(codes).shape == (7, 5)
 
 
 def test_identity_returns_what_it_got(mixed):
@@ -106,3 +113,112 @@ def test_refusals(mixed):
         classic.random(3, 0, 0)
     with pytest.raises(NonFiniteError):
         classic.ica(torch.full((10, 2), torch.nan), 2, 0)
+
+
+def matched(atoms, truth):
+    """Cosine of every true direction with its own atom, one to one."""
+    cosines = torch.nn.functional.normalize(atoms, dim=1) @ torch.nn.functional.normalize(truth, dim=1).T
+    return cosines.numpy()[linear_sum_assignment(-cosines.numpy())]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dictionary_learning_finds_features_in_superposition(seed):
+    world = causes.superposition(4000, 16, seed, load=1.5, active=2.0)
+    x = world.activations.values + 0.7  # the densest point is where nothing is active
+    coder = classic.dictionary_learning(x, 24, 3, seed, epochs=5)
+    torch.testing.assert_close(coder.dictionary.bias, torch.full((16,), 0.7), atol=1e-3, rtol=0)
+    torch.testing.assert_close(coder.dictionary.atoms.norm(dim=1), torch.ones(24), atol=1e-4, rtol=0)
+    found = matched(coder.dictionary.atoms, world.truth.atoms)
+    assert found.mean() > 0.9
+    assert (found > 0.95).mean() > 0.75
+    totals = evaluate(coder, x.split(1000))
+    assert totals.fvu < 0.1
+    assert totals.l0 <= 3
+    # the same seed gives the same atoms
+    again = classic.dictionary_learning(x, 24, 3, seed, epochs=5)
+    assert torch.equal(again.dictionary.atoms, coder.dictionary.atoms)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dictionary_learning_finds_no_sparse_code_of_noise(seed):
+    """The null: codes of Gaussian rows are no better than over directions that were drawn."""
+    x = causes.null(4000, 16, seed, "isotropic").activations.values
+    fresh = causes.null(2000, 16, seed + 100, "isotropic").activations.values
+    learned = classic.dictionary_learning(x, 24, 2, seed, positive=False, epochs=5)
+    drawn = classic.orthogonal(classic.random(16, 24, seed).dictionary, 2, positive=False)
+    gained = evaluate(drawn, [fresh]).fvu - evaluate(learned, [fresh]).fvu
+    assert -0.02 < gained < 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nmf_finds_non_negative_parts_and_codes_as_scikit_learn_does(seed):
+    draws = rng.numpy_stream(seed, "nmf test")
+    parts = draws.exponential(size=(5, 12)) * (draws.random((5, 12)) < 0.4)
+    loads = draws.exponential(size=(600, 5)) * (draws.random((600, 5)) < 0.4)
+    x = torch.tensor(loads @ parts, dtype=torch.float32)
+    coder = classic.nmf(x, 5, seed)
+    assert coder.converged
+    assert (coder.dictionary.atoms >= 0).all()
+    codes = coder.encode(x).dense()
+    assert (codes >= 0).all()
+    assert evaluate(coder, [x]).fvu < 1e-3
+    assert matched(coder.dictionary.atoms, torch.tensor(parts, dtype=torch.float32)).min() > 0.98
+    # any codes of scikit-learn leave no less: ours are the least squares solution over the same atoms
+    model = NMF(5, max_iter=1000, random_state=rng.derive(seed, "scikit-learn") % 2**32).fit(x.numpy())
+    error = np.square(model.inverse_transform(model.transform(x.numpy())) - x.numpy()).sum(1)
+    ours = (coder.decode(coder.encode(x)) - x).square().sum(1).numpy()
+    assert (ours <= error + 1e-6).all()
+
+
+def test_nmf_says_when_it_did_not_converge():
+    x = torch.rand(200, 30, generator=rng.stream(0, "x"))
+    limited = lambda *a, **settings: NMF(*a, **(settings | {"max_iter": 2}))  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classic, "NMF", limited)
+        assert not classic.nmf(x, 10, 0).converged
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kmeans_finds_separate_clusters(seed):
+    g = rng.stream(seed, "clusters")
+    centers = 10 * torch.randn(6, 4, generator=g)
+    member = torch.randint(6, (900,), generator=g)
+    x = centers[member] + 0.1 * torch.randn(900, 4, generator=g)
+    coder = classic.kmeans(x, 6, seed)
+    codes = coder.encode(x)
+    assert codes.values.shape == (900, 1)
+    assert torch.equal(coder.decode(codes), coder.dictionary.atoms[codes.indices[:, 0]])
+    near = torch.cdist(x, coder.dictionary.atoms).argmin(1)
+    assert torch.equal(codes.indices[:, 0], near)
+    known = KMeans(6, n_init=5, random_state=0).fit(x.numpy()).inertia_
+    assert evaluate(coder, x.split(100)).error == pytest.approx(known, rel=0.05)
+
+
+def test_a_sample_is_uniform_and_does_not_depend_on_the_batches():
+    x = torch.arange(60.0)[:, None]
+    whole, pieces = (classic.sample(x.split(size), 20, 3) for size in (60, 7))
+    assert whole.shape == (20, 1)
+    assert torch.equal(whole, pieces)
+    assert (whole[:, 0].diff() > 0).all()  # in the order of the stream, without repeats
+    assert torch.equal(classic.sample(x.split(7), 99, 0), x)
+    drawn = torch.cat([classic.sample(x.split(16), 20, seed)[:, 0] for seed in range(600)])
+    counts = torch.bincount(drawn.long(), minlength=60).double()
+    # each row is in a third of the samples; the counts have the hypergeometric variance 600 · 1/3 · 2/3
+    chi2 = float(((counts - 200) ** 2).sum() / (600 * 2 / 9))
+    assert 30 < chi2 < 100
+
+
+def test_refusals_of_learned_dictionaries(mixed):
+    _, x = mixed
+    with pytest.raises(ConfigError, match="activations are negative") as error:
+        classic.nmf(x - 5, 3, 0)
+    assert "ReLU" in str(error.value)
+    with pytest.raises(NonFiniteError):
+        classic.kmeans(torch.full((10, 2), torch.inf), 2, 0)
+    for learn in (classic.nmf, classic.kmeans, lambda x, k, seed: classic.dictionary_learning(x, k, 1, seed)):
+        with pytest.raises(ConfigError, match="11 components"):
+            learn(x[:10].abs(), 11, 0)
+    with pytest.raises(ConfigError, match="without rows"):
+        classic.sample([], 5, 0)
+    with pytest.raises(ConfigError, match="0 components"):
+        classic.sample([x], 0, 0)

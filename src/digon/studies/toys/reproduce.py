@@ -148,18 +148,10 @@ def _cell(text: str) -> str:
 @cache
 def _sources() -> str:
     """Hash of all code that a study may stand on: whoever changes a world measures again."""
-    digest, root = hashlib.blake2b(digest_size=8), resources.files("digon")
-    for room in (
-        "worlds",
-        "measures",
-        "intervene",
-        "coders",
-        "studies/toys",
-        "studies/toys/paper",
-        "studies/toys/followups",
-    ):
-        for file in sorted((root / room).iterdir(), key=lambda f: f.name):
-            if file.name.endswith(".py"):
+    digest = hashlib.blake2b(digest_size=8)
+    with resources.as_file(resources.files("digon")) as root:
+        for room in ("worlds", "measures", "intervene", "coders", "studies/toys"):
+            for file in sorted((root / room).rglob("*.py")):
                 digest.update(file.read_bytes())
     return digest.hexdigest()
 
