@@ -9,14 +9,14 @@ turns on the same batches, so that other load on the machine hits both; the rati
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from digon import rng
 from digon.coders.sae import SAE, SAEConfig
-from digon.coders.train import Calibration, TrainConfig, _advance, _State
+from digon.coders.train import Calibration, TrainConfig, Trainer
 
 
 def dense_reconstruction(sae: SAE, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def dense_reconstruction(sae: SAE, x: Tensor) -> Tensor:
     else:
         kept = z.flatten().topk(sae.config.l0 * len(x), sorted=False)
         codes = torch.zeros_like(z).flatten().scatter(0, kept.indices, kept.values.relu()).view_as(z)
-    sae.update_threshold(kept.values.detach().flatten())
+    sae.update_threshold(kept.values.detach().min())
     return codes @ sae.W_dec + sae.b_dec
 
 
@@ -50,13 +50,8 @@ def dense_stepper(config: SAEConfig) -> Callable[[Tensor], None]:
 
 
 def sparse_stepper(config: SAEConfig) -> Callable[[Tensor], None]:
-    state = _State(config, TrainConfig(steps=10**6), Calibration(torch.zeros(config.d_in), 1.0, ""))
-
-    def step(x: Tensor) -> None:
-        stream: Iterator[Tensor] = iter([x])
-        _advance(state, stream)
-
-    return step
+    data = Calibration(torch.zeros(config.d_in), 1.0, "", torch.zeros(2, config.d_in))
+    return Trainer(config, TrainConfig(steps=10**6, l0_start=1.0), data).advance
 
 
 def seconds(step: Callable[[Tensor], None], x: Tensor) -> float:
@@ -76,7 +71,7 @@ def main() -> None:
     print(f"{args.d_in} -> {args.width}, l0 {args.l0}, batch {args.batch}, {torch.get_num_threads()} threads")
     print(f"{'activation':<10} {'dense tok/s':>12} {'sparse tok/s':>13} {'ratio':>6}  range of the ratio")
     for activation in ("topk", "batchtopk"):
-        config = SAEConfig(args.d_in, args.width, args.l0, activation)
+        config = SAEConfig(args.d_in, args.width, args.l0, activation, revival="auxiliary")
         steps = dense_stepper(config), sparse_stepper(config)
         batches = [torch.randn(args.batch, args.d_in, generator=rng.stream(0, i)) for i in range(args.rounds + 2)]
         times = [[seconds(step, x) for step in steps] for x in batches][2:]

@@ -10,23 +10,34 @@ from digon.coders import formats
 from digon.coders.sae import SAE
 from digon.errors import CorruptError, ModelError, PathError
 
+ARCHITECTURES = {
+    "relu": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "gated": "gated"
+}  # fmt: skip
+PER_LATENT = {
+    "standard": {"b_enc"}, "topk": {"b_enc"}, "jumprelu": {"b_enc", "threshold"}, "gated": {"b_gate", "r_mag", "b_mag"}
+}  # fmt: skip
+
 
 def plain(path, x):
     """SAELens' formulas, from the files alone."""
     cfg = json.loads((path / "cfg.json").read_text())
     w = safetensors.torch.load_file(path / "sae_weights.safetensors")
     inputs = x - w["b_dec"] if cfg["apply_b_dec_to_input"] else x
-    z = inputs @ w["W_enc"] + w["b_enc"]
+    z = inputs @ w["W_enc"]
+    if cfg["architecture"] == "gated":
+        f = (z * w["r_mag"].exp() + w["b_mag"]).relu() * (z + w["b_gate"] > 0)
+        return f @ w["W_dec"] + w["b_dec"]
+    z = z + w["b_enc"]
     if cfg["architecture"] == "topk":
         norms = w["W_dec"].norm(dim=1) if cfg["rescale_acts_by_decoder_norm"] else torch.ones(z.shape[1])
         kept = (z * norms).topk(cfg["k"], dim=1)
         f = torch.zeros_like(z).scatter(1, kept.indices, kept.values.relu()) / norms
     else:
-        f = z.relu() * (z > w["threshold"])
+        f = z.relu() * (z > w.get("threshold", torch.zeros(())))
     return f @ w["W_dec"] + w["b_dec"]
 
 
-@pytest.fixture(params=["topk", "batchtopk"])
+@pytest.fixture(params=list(ARCHITECTURES))
 def written(request, tmp_path, perturbed) -> tuple[SAE, object]:
     sae = perturbed(request.param)
     formats.save(sae, tmp_path / "sae", {"note": 1})
@@ -39,10 +50,10 @@ X = torch.randn(100, 8, generator=rng.stream(0, "x"))
 def test_layout_and_formulas(written):
     sae, path = written
     cfg = json.loads((path / "cfg.json").read_text())
-    assert cfg["architecture"] == {"topk": "topk", "batchtopk": "jumprelu"}[sae.config.activation]
+    assert cfg["architecture"] == ARCHITECTURES[sae.config.activation]
     shapes = {k: tuple(v.shape) for k, v in safetensors.torch.load_file(path / "sae_weights.safetensors").items()}
-    wanted = {"W_enc": (8, 32), "W_dec": (32, 8), "b_enc": (32,), "b_dec": (8,)}
-    assert shapes == wanted | ({} if sae.config.activation == "topk" else {"threshold": (32,)})
+    wanted = {"W_enc": (8, 32), "W_dec": (32, 8), "b_dec": (8,)}
+    assert shapes == wanted | dict.fromkeys(PER_LATENT[cfg["architecture"]], (32,))
     torch.testing.assert_close(sae.decode(sae.encode(X)), plain(path, X), rtol=1e-5, atol=1e-5)
 
 
@@ -51,8 +62,11 @@ def test_round_trip_is_exact(written):
     read = formats.load(path)
     assert read.config == sae.config
     for name, tensor in read.state_dict().items():
-        if name != "threshold" or sae.config.activation == "batchtopk":
-            assert torch.equal(tensor, sae.state_dict()[name]), name
+        assert torch.equal(tensor, sae.state_dict()[name]), name
+    again = path.parent / "again"
+    formats.save(read, again, {"note": 1})
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        assert (again / name).read_bytes() == (path / name).read_bytes()
     assert formats.read_metadata(path)["note"] == 1
 
 
@@ -72,6 +86,7 @@ def test_files_of_other_tools(written, b_dec, rescale):
     read = formats.load(path)
     torch.testing.assert_close(read.decode(read.encode(X)), plain(path, X), rtol=1e-4, atol=1e-5)
     assert read.config.l0 == (3 if sae.config.activation == "topk" else None)
+    assert read.config.activation == {"batchtopk": "jumprelu"}.get(sae.config.activation, sae.config.activation)
 
 
 def test_damage_is_named(written):
@@ -100,9 +115,10 @@ def test_missing_tensors_are_named(written):
     cfg = json.loads((path / "cfg.json").read_text())
     (path / "cfg.json").write_text(json.dumps(cfg | {"metadata": {}}))
     w = safetensors.torch.load_file(path / "sae_weights.safetensors")
-    del w["b_enc"]
+    missing = next(name for name in w if name in ("b_enc", "b_gate"))
+    del w[missing]
     safetensors.torch.save_file(w, path / "sae_weights.safetensors")
-    with pytest.raises(CorruptError, match="missing 'b_enc'"):
+    with pytest.raises(CorruptError, match=f"missing '{missing}'"):
         formats.load(path)
 
 
@@ -124,7 +140,7 @@ def test_unknown_or_absent(written, tmp_path):
     with pytest.raises(PathError, match="no SAE"):
         formats.load(tmp_path / "nothing")
     cfg = json.loads((path / "cfg.json").read_text()) | {"metadata": {}}
-    for change in ({"architecture": "gated"}, {"normalize_activations": "layer_norm"}):
+    for change in ({"architecture": "temporal"}, {"normalize_activations": "layer_norm"}):
         (path / "cfg.json").write_text(json.dumps(cfg | change))
         with pytest.raises(ModelError):
             formats.load(path)

@@ -3,36 +3,10 @@ import torch
 
 from digon import rng
 from digon.coders.base import Coder
-from digon.coders.sae import SAE, SAEConfig
+from digon.coders.sae import SAE, Nested, SAEConfig
 from digon.errors import ConfigError
 
-ACTIVATIONS = ("topk", "batchtopk")
-
-
-def dense_training_pass(sae: SAE, x: torch.Tensor) -> torch.Tensor:
-    """The same model written down densely, for autograd."""
-    z = (x - sae.b_dec) @ sae.W_enc.T + sae.b_enc
-    k = sae.config.l0
-    assert k is not None
-    if sae.config.activation == "topk":
-        cut = z.topk(k, dim=1).values[:, -1:]
-    else:
-        cut = z.flatten().topk(k * len(x)).values[-1]
-    return (z.relu() * (z >= cut)) @ sae.W_dec + sae.b_dec
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_sparse_gradients_match_dense_autograd(activation, perturbed):
-    sae = perturbed(activation)
-    x = torch.randn(64, 8, generator=rng.stream(1, "x"))
-    wanted = dense_training_pass(sae, x)
-    ours = sae(x).reconstruction
-    torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
-    leaves = list(sae.parameters())
-    dense = torch.autograd.grad((wanted - x).square().sum(), leaves)
-    sparse = torch.autograd.grad((ours - x).square().sum(), leaves)
-    for got, expected, (name, _) in zip(sparse, dense, sae.named_parameters(), strict=True):
-        assert float((got - expected).norm() / expected.norm()) < 1e-5, name
+ALL = ("relu", "topk", "batchtopk", "jumprelu", "gated")
 
 
 def test_deployed_topk_is_the_plain_formula(perturbed):
@@ -48,10 +22,11 @@ def test_deployed_topk_is_the_plain_formula(perturbed):
     torch.testing.assert_close(sae.decode(codes), wanted @ sae.W_dec + sae.b_dec)
 
 
+@pytest.mark.parametrize("activation", ["batchtopk", "jumprelu"])
 @pytest.mark.parametrize("level", [0.2, 1.5, 100.0])
-def test_deployed_batchtopk_is_a_threshold(level, perturbed):
+def test_deployed_batchtopk_and_jumprelu_are_a_threshold(activation, level, perturbed):
     # From nearly all active (dense codes) over few to none.
-    sae = perturbed("batchtopk")
+    sae = perturbed(activation)
     with torch.no_grad():
         sae.threshold.fill_(level)
     x = torch.randn(50, 8, generator=rng.stream(2, "x"))
@@ -72,7 +47,7 @@ def test_batchtopk_spends_its_budget_across_rows(perturbed):
     assert per_row[-16:].float().mean() > 2 * per_row[:16].float().mean()
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", ALL)
 def test_folding_the_scale(activation, perturbed):
     sae = perturbed(activation)
     x = torch.randn(40, 8, generator=rng.stream(4, "x"))
@@ -84,25 +59,11 @@ def test_folding_the_scale(activation, perturbed):
     assert isinstance(raw, Coder)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", ALL)
 def test_no_rows_no_codes(activation, perturbed):
     sae = perturbed(activation)
     assert sae.encode(torch.empty(0, 8)).dense().shape == (0, 32)
     assert sae.decode(sae.encode(torch.empty(0, 8))).shape == (0, 8)
-
-
-def test_auxiliary_loss_by_hand(perturbed):
-    sae = perturbed("topk", d=8, width=32)
-    x = torch.randn(20, 8, generator=rng.stream(5, "x"))
-    residual = torch.randn(20, 8, generator=rng.stream(5, "r"))
-    dead = torch.arange(3, 20)
-    z = ((x - sae.b_dec) @ sae.W_enc.T + sae.b_enc)[:, 3:20].relu()
-    z = z * (z >= z.topk(4, dim=1).values[:, -1:])  # d/2 = 4 of the 17 dead latents
-    wanted = (z @ sae.W_dec[3:20] - residual).square().sum() / (residual - residual.mean(0)).square().sum()
-    torch.testing.assert_close(sae.auxiliary_loss(x, residual, dead), wanted)
-    gradient = torch.autograd.grad(sae.auxiliary_loss(x, residual, dead), sae.W_enc)[0]
-    assert gradient[3:20].norm() > 0  # the dead learn
-    assert gradient[:3].norm() == gradient[20:].norm() == 0  # and only they
 
 
 def test_gradient_without_growth_keeps_norms_to_first_order(perturbed):
@@ -115,19 +76,59 @@ def test_gradient_without_growth_keeps_norms_to_first_order(perturbed):
     assert sae.W_dec.grad.norm() > 0
 
 
-def test_threshold_follows_the_smallest_positive_code():
+def test_threshold_follows_the_cut():
     sae = SAE(SAEConfig(d_in=2, width=4, l0=1, activation="batchtopk", threshold_rate=0.25))
-    sae.update_threshold(torch.tensor([0.0, 0.0]))
-    assert sae.threshold.tolist() == [0.0] * 4
-    sae.update_threshold(torch.tensor([0.0, 2.0, 3.0]))
-    assert sae.threshold.tolist() == [2.0] * 4
-    sae.update_threshold(torch.tensor([4.0, 5.0]))
-    assert sae.threshold.tolist() == [2.5] * 4
+    for cut, wanted in ((0.0, 0.0), (2.0, 2.0), (4.0, 2.5)):
+        sae.update_threshold(torch.tensor(cut))
+        assert sae.threshold.tolist() == [wanted] * 4
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "gated"])
+def test_balanced_latents_fire_equally_often(activation):
+    sae = SAE(SAEConfig(d_in=8, width=64, l0=4, activation=activation))
+    x = torch.randn(4000, 8, generator=rng.stream(7, "x")) * torch.linspace(0.2, 2, 8)
+    sae.balance(x)
+    density = (sae.encode(x).dense() > 0).float().mean(0)
+    torch.testing.assert_close(density, torch.full((64,), 4 / 64), atol=2e-3, rtol=0)
+    before = density.clone()
+    with torch.no_grad():
+        sae.W_enc[5] *= 3
+    sae.balance(x, torch.tensor([5]))
+    torch.testing.assert_close((sae.encode(x).dense() > 0).float().mean(0), before, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("activation", ["topk", "relu"])
+def test_tied_weights_are_one_tensor(activation):
+    config = SAEConfig(d_in=8, width=32, l0=3, activation=activation, tied=True)
+    sae = SAE(config)
+    x = torch.randn(64, 8, generator=rng.stream(8, "x"))
+    assert len(list(sae.parameters())) == 3
+    (sae(x).reconstruction - x).square().sum().backward()
+    z = x @ (atoms := sae.W_dec.detach().clone().requires_grad_()).T
+    f = z.relu() if activation == "relu" else z.relu() * (z >= z.topk(3, dim=1).values[:, -1:])
+    (wanted,) = torch.autograd.grad((f @ atoms - x).square().sum(), atoms)
+    torch.testing.assert_close(sae.W_dec.grad, wanted, rtol=1e-4, atol=1e-4)
+    order = torch.randperm(32, generator=rng.stream(8, "order"))
+    other = sae.scaled(2.0, order)
+    torch.testing.assert_close(other.encode(2 * x).dense(), 2 * sae.encode(x).dense()[:, order], rtol=1e-5, atol=1e-5)
 
 
 def test_refusals():
-    with pytest.raises(ConfigError, match="l0 = 9"):
-        SAE(SAEConfig(d_in=2, width=8, l0=9))
+    for settings, match in (
+        ({"l0": 9}, "l0 = 9"),
+        ({"bandwidth": 0.0}, "bandwidth"),
+        ({"nested": Nested((3, 3))}, "prefixes"),
+        ({"nested": Nested((8,))}, "prefixes"),
+        ({"nested": Nested()}, "neither"),
+        ({"nested": Nested((2,), sampled=2)}, "together"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            SAE(SAEConfig(**({"d_in": 2, "width": 8, "l0": 2} | settings)))
     with pytest.raises(ConfigError):
         SAE(SAEConfig(d_in=0, width=8, l0=1))
+    for name, value, match in (("activation", "topc", "did you mean topk"), ("revival", "prayer", "revival")):
+        config = SAEConfig(2, 8, 1)
+        object.__setattr__(config, name, value)  # as a caller without a type checker could
+        with pytest.raises(ConfigError, match=match):
+            SAE(config)
     assert not torch.equal(*(SAE(SAEConfig(2, 4, 1, seed=s)).W_dec for s in (0, 1)))

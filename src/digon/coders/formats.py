@@ -1,10 +1,12 @@
 """Sparse autoencoders on disk, in the directory layout of SAELens (version 6 and later).
 
     <folder>/cfg.json                   architecture, sizes, metadata; written last, so a folder with it is whole
-    <folder>/sae_weights.safetensors    W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_enc, b_dec, threshold [d_sae]
+    <folder>/sae_weights.safetensors    W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_dec, and per latent what the
+                                        architecture has: b_enc, threshold; b_gate, r_mag, b_mag
 
-Plain formulas, for raw activations: z = (x − b_dec) W_enc + b_enc; topk keeps ReLU of the k largest, jumprelu (which is
-how a batchtopk SAE is deployed) z·1[z > threshold]; x̂ = f W_dec + b_dec. Pickled weights are never opened.
+Plain formulas, for raw activations: z = (x − b_dec) W_enc + b_enc; standard keeps ReLU(z), topk ReLU of the k largest,
+jumprelu (which is how a batchtopk SAE is deployed) z·1[z > threshold]; gated keeps ReLU(e^r_mag (x − b_dec) W_enc + b_mag)
+where (x − b_dec) W_enc + b_gate is positive; x̂ = f W_dec + b_dec. Pickled weights are never opened.
 """
 
 import json
@@ -22,8 +24,12 @@ from .sae import SAE, SAEConfig
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
-_ARCHITECTURE = {"topk": "topk", "batchtopk": "jumprelu"}
-_ACTIVATION = {"topk": "topk", "jumprelu": "batchtopk"}
+_ARCHITECTURE = {
+    "relu": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "gated": "gated"
+}  # fmt: skip
+_ACTIVATION = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
+_OTHER_NAMES = {"gated": {"b_enc": "b_gate"}}
+"""Architecture → our name of a tensor → its name in the file."""
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -34,9 +40,9 @@ def save(sae: SAE, path: Path, metadata: dict[str, Any] | None = None) -> None:
     Raises: StorageError if the disk refuses; CorruptError if what was read back does something else.
     """
     activation = sae.config.activation
-    tensors = {"W_enc": sae.W_enc.T, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
-    if activation != "topk":
-        tensors["threshold"] = sae.threshold
+    names = _OTHER_NAMES.get(_ARCHITECTURE[activation], {})
+    tensors = {names.get(name, name): tensor for name, tensor in sae.state_dict().items()}
+    tensors["W_enc"] = tensors["W_enc"].T
     weights.write_tensors(path / WEIGHTS, tensors)
     own = {"config": to_dict(sae.config), "sha256": files.sha256(path / WEIGHTS)} | (metadata or {})
     about = {"sae_lens_version": "6.54.12", "training_architecture": activation, "l0": sae.config.l0, "digon": own}
@@ -58,7 +64,7 @@ def save(sae: SAE, path: Path, metadata: dict[str, Any] | None = None) -> None:
 
 
 def load(path: Path) -> SAE:
-    """Read an SAE from a folder in SAELens' layout (topk or jumprelu), frozen, on the CPU.
+    """Read an SAE from a folder in SAELens' layout (standard, topk, jumprelu or gated), frozen, on the CPU.
 
     Raises: PathError if nothing is there; CorruptError if it is damaged; ModelError if its architecture is unknown or
     its weights are a pickle.
@@ -70,13 +76,9 @@ def load(path: Path) -> SAE:
         config = from_dict(SAEConfig, own["config"]) if "config" in own else _foreign_config(values)
         sae = SAE(config)
         tensors = _plain(tensors, values)
-        state = {
-            "W_enc": tensors["W_enc"].T,
-            "W_dec": tensors["W_dec"],
-            "b_enc": tensors["b_enc"],
-            "b_dec": tensors["b_dec"],
-            "threshold": tensors.get("threshold", sae.threshold),
-        }
+        names = _OTHER_NAMES.get(values["architecture"], {})
+        state = {name: tensors[names.get(name, name)] for name in sae.state_dict()}
+        state["W_enc"] = state["W_enc"].T
         sae.load_state_dict({name: tensor.float().contiguous() for name, tensor in state.items()})
     except (KeyError, RuntimeError, ConfigError) as error:
         problem = f"missing {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
@@ -138,13 +140,18 @@ def _foreign_config(values: dict[str, Any]) -> SAEConfig:
 
 def _plain(tensors: dict[str, Tensor], values: dict[str, Any]) -> dict[str, Tensor]:
     """Weights for the plain formulas: options of other tools are folded in."""
-    w_enc, w_dec, b_enc = tensors["W_enc"], tensors["W_dec"], tensors["b_enc"]
+    plain = dict(tensors)
     if not values.get("apply_b_dec_to_input", True):
-        b_enc = b_enc + tensors["b_dec"] @ w_enc
+        shift = tensors["b_dec"] @ tensors["W_enc"]
+        for name in plain.keys() & {"b_enc", "b_gate"}:
+            plain[name] = plain[name] + shift
+        if "b_mag" in plain:
+            plain["b_mag"] = plain["b_mag"] + tensors["r_mag"].exp() * shift
     if values["architecture"] == "topk" and values.get("rescale_acts_by_decoder_norm", False):
-        norms = w_dec.norm(dim=1)
-        w_enc, b_enc, w_dec = w_enc * norms, b_enc * norms, w_dec / norms[:, None]
-    return tensors | {"W_enc": w_enc, "W_dec": w_dec, "b_enc": b_enc}
+        norms = tensors["W_dec"].norm(dim=1)
+        plain |= {"W_enc": plain["W_enc"] * norms, "b_enc": plain["b_enc"] * norms}
+        plain["W_dec"] = plain["W_dec"] / norms[:, None]
+    return plain
 
 
 def _compare(written: SAE, read: SAE, path: Path) -> None:

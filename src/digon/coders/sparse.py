@@ -11,7 +11,7 @@ Each sum runs over one bag in a fixed order, so results are bit-equal from run t
 GPU. A step costs the dense product that finds the support and little else.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,15 @@ class Support:
         """Latent j gets Σ_b values_bj."""
         return self.sum_by_latent(values, values.new_ones(len(self.row_starts), 1)).squeeze(1)
 
+    def split(self, part: Int[Tensor, " k"], parts: int) -> "Support":
+        """The same pairs with every row divided by the part that its latents belong to: row b, part p is b·parts + p.
+
+        The pairs have to be sorted by part within every row.
+        """
+        rows = self.rows * parts + part[self.latents]
+        starts = torch.arange(len(self.row_starts) * parts, device=rows.device)
+        return replace(self, rows=rows, row_starts=torch.searchsorted(rows, starts))
+
 
 def decode(values: Float[Tensor, " nnz"], atoms: Float[Tensor, "k d"], support: Support) -> Float[Tensor, "n d"]:
     """Σ_j f_j W_dec,j per row, differentiable in values and atoms."""
@@ -73,6 +82,22 @@ def encode(
     return _EncoderGradient.apply(preactivations, x, *weights, support)  # type: ignore[no-any-return]
 
 
+def spread(per_latent: Float[Tensor, " k"], support: Support) -> Float[Tensor, " nnz"]:
+    """Every pair gets the number of its latent, differentiably."""
+    return _Spread.apply(per_latent, support)  # type: ignore[no-any-return]
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, per_latent: Tensor, support: Support) -> Tensor:
+        ctx.support = support
+        return per_latent[support.latents]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return ctx.support.total_by_latent(grad), None
+
+
 class _AtomGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mixed: Tensor, values: Tensor, atoms: Tensor, support: Support) -> Tensor:
@@ -83,7 +108,8 @@ class _AtomGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (values,) = ctx.saved_tensors
-        return grad, None, ctx.support.sum_by_latent(values, grad.contiguous()), None
+        wanted = ctx.needs_input_grad[2]
+        return grad, None, ctx.support.sum_by_latent(values, grad.contiguous()) if wanted else None, None
 
 
 class _EncoderGradient(torch.autograd.Function):

@@ -1,0 +1,151 @@
+"""The folder of an SAE in training: checkpoints and metrics, all replaced atomically.
+
+<folder>/checkpoints/00000500.safetensors    the whole state after 500 steps; the last few are kept
+<folder>/metrics.jsonl                       a line per log step
+<folder>/cfg.json, sae_weights.safetensors   the finished SAE (see `formats`); the checkpoints are then gone
+"""
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+from ...errors import ConfigError, CorruptError
+from ...store import files, weights
+from .. import formats
+from ..sae import SAE
+from .config import learning_rate
+from .trainer import Trainer
+
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+MISS = 0.2
+"""How far the deployed l0 may be from its target, relative to it, before the metrics warn."""
+
+Metrics = dict[str, float | int | str]
+
+
+class Folder:
+    """Where one trainer keeps what it must not lose."""
+
+    def __init__(self, path: Path, trainer: Trainer) -> None:
+        self.path = path
+        self.trainer = trainer
+        self.lines: list[Metrics] = []
+        self._since = (time.perf_counter(), 0.0)
+
+    @property
+    def finished(self) -> bool:
+        """True if the SAE is there, trained in the same way. Raises: ConfigError if it was trained otherwise."""
+        if not (self.path / formats.CONFIG).is_file():
+            return False
+        _same_run(formats.read_metadata(self.path).get("training"), self.trainer.key, self.path)
+        return True
+
+    def resume(self) -> None:
+        """Take over the newest checkpoint that is whole, if there is any.
+
+        Raises: CorruptError if there are some and all are damaged; ConfigError if they are those of another run.
+        """
+        found = self._checkpoints()
+        for file in reversed(found):
+            try:
+                self._restore(file)
+                break
+            except CorruptError:
+                if file == found[0]:
+                    raise
+        if found:
+            self._since = (time.perf_counter(), float(self.trainer.sums[3]))
+            self.lines = [line for line in _read_lines(self.path / METRICS) if int(line["step"]) <= self.trainer.step]
+
+    def save(self) -> None:
+        """Write a checkpoint. Raises: NonFiniteError rather than keep a broken state; StorageError."""
+        self.trainer.check_finite()
+        file = self.path / CHECKPOINTS / f"{self.trainer.step:08d}.safetensors"
+        weights.write_tensors(file, self.trainer.tensors())
+        for old in self._checkpoints()[: -self.trainer.config.keep]:
+            old.unlink()
+
+    def log(self) -> Metrics:
+        """Turn the sums since the last log step into a line of metrics and start over."""
+        trainer = self.trainer
+        trainer.check_finite()
+        error, spread, active, rows = trainer.sums.tolist()
+        now, (then, seen) = time.perf_counter(), self._since
+        config = trainer.sae.config
+        line: Metrics = {
+            "step": trainer.step,
+            "fvu": error / spread if spread > 0 else math.nan,
+            "l0": active / rows,
+            "dead_share": float((trainer.silent >= config.dead_after).float().mean()),
+            "lr": learning_rate(trainer.step - 1, config.width, trainer.config),
+            "tokens_per_s": (rows - seen) / (now - then),
+        }
+        if trainer.sae.activation.steered:
+            line["penalty"] = float(trainer.controller.weight)
+        if trainer.step == trainer.config.steps:
+            line |= _deployed_l0(trainer)
+        self.lines.append(line)
+        trainer.sums.zero_()
+        self._since = (time.perf_counter(), 0.0)
+        files.write_text(self.path / METRICS, "".join(json.dumps(each) + "\n" for each in self.lines))
+        return line
+
+    def finish(self) -> SAE:
+        """Write the deployed SAE; no checkpoint is needed any more."""
+        sae = self.trainer.deployed()
+        formats.save(sae, self.path, {"training": self.trainer.key})
+        self.clear()
+        return sae
+
+    def load(self) -> SAE:
+        """The finished SAE."""
+        self.clear()
+        return formats.load(self.path).to(self.trainer.center.device)
+
+    def clear(self) -> None:
+        """Remove the checkpoints."""
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / CHECKPOINTS).glob("[0-9]*.safetensors"))
+
+    def _restore(self, file: Path) -> None:
+        saved = weights.read_tensors(file)
+        try:
+            _same_run(bytes(saved.pop("key").tolist()).decode(), self.trainer.key, self.path)
+            self.trainer.restore(saved)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CorruptError(
+                f"{file} is not a checkpoint of this run: {error}", hint=f"delete {self.path} and train again"
+            ) from None
+
+
+def _deployed_l0(trainer: Trainer) -> Metrics:
+    """What the deployed encoder does on the last batch, and a warning if that is far from the target."""
+    codes = trainer.sae.encode(trainer.last)
+    l0, target = float((codes.values > 0).sum()) / len(codes), trainer.sae.target_l0
+    line: Metrics = {"deployed_l0": l0}
+    if abs(l0 - target) > MISS * target:
+        line["warning"] = f"the deployed l0 is {l0:.3g}, not {target}: more steps, or another target"
+    return line
+
+
+def _same_run(found: str | None, key: str, out: Path) -> None:
+    if found != key:
+        parts = ("the SAE's settings", "the training settings", "the activations")
+        pairs = zip(parts, (found or "").split("-"), key.split("-"), strict=False)
+        changed = ", ".join(part for part, old, new in pairs if old != new)
+        raise ConfigError(
+            f"{out} holds an SAE that was trained otherwise: {changed or 'its origin'} differ",
+            hint="choose another folder, or delete this one",
+        )
+
+
+def _read_lines(path: Path) -> list[Metrics]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise CorruptError(f"{path} is damaged: {error}", hint=f"delete {path.parent} and train again") from None
