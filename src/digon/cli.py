@@ -16,7 +16,14 @@ from tyro.conf import Positional
 
 from . import __version__
 from .errors import DigonError
-from .studies.settings import AuditConfig, BenchmarkConfig, DiagnoseConfig
+from .studies.settings import (
+    AnchorsBenchmark,
+    AuditConfig,
+    DecodeConfig,
+    DecodingBenchmark,
+    DiagnoseConfig,
+    DiagnosisBenchmark,
+)
 from .studies.toys.settings import ToyConfig
 
 
@@ -79,30 +86,17 @@ def harvest(
     return harvest_to(out, model=model, data=data, site=site, tokens=tokens, seed=seed, device=device)
 
 
-def decode(
-    run: Positional[Path],
-    *,
-    site: str,
-    latents: int | None = None,
-    l0: int = 32,
-    steps: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """Train a sparse autoencoder on harvested activations and write it in SAELens' layout.
+def decode(settings: Annotated[DecodeConfig, tyro.conf.arg(name="")]) -> dict[str, Any]:
+    """Train sparse autoencoders on harvested activations and write them in SAELens' layout.
+
+    Killed at any moment, the same command goes on where it was.
 
     Args:
-        run: a run folder or a folder of harvested shards.
-        site: which of its sites to decode.
-        latents: dictionary size; default four times the width of the site.
-        l0: active latents per token.
-        steps: training steps of 4,096 tokens each; default: as `digon audit`.
-        seed: seed of initialization and order.
-        device: cpu, cuda, cuda:1, mps.
+        settings: what to decode, and with which autoencoders.
     """
     from .studies.steps import decode_run
 
-    return decode_run(run, site=site, latents=latents, l0=l0, steps=steps, seed=seed, device=device)
+    return decode_run(settings)
 
 
 def reproduce(
@@ -178,31 +172,32 @@ def diagnose(
 
 
 def benchmark(
-    name: Positional[Literal["diagnosis", "anchors"]],
-    settings: Annotated[BenchmarkConfig, tyro.conf.arg(name="")],
-    *,
-    out: Path | None = None,
-    report: Path | None = None,
+    of: Annotated[
+        Annotated[DiagnosisBenchmark, tyro.conf.subcommand("diagnosis")]
+        | Annotated[DecodingBenchmark, tyro.conf.subcommand("decoding")]
+        | Annotated[AnchorsBenchmark, tyro.conf.subcommand("anchors")],
+        tyro.conf.arg(name=""),
+    ],
 ) -> dict[str, Any]:
     """How often is digon right? Worlds whose truth is known, drawn beforehand; what was called, beside what was true.
 
-    Killed at any moment, the same command goes on where it was. Cells that failed are tried again.
+    Killed at any moment, the same command goes on where it was; what failed is tried again.
 
     Args:
-        name: diagnosis: verdicts on drawn worlds; anchors: nine published numbers, read again (only out and report are
-            for anchors).
-        settings: how much to run, and what becomes of it.
-        out: folder of the run; default runs/benchmark-diagnosis, or runs/benchmark-diagnosis-smoke.
-        report: also write the report as Markdown here, such as docs/results/diagnosis.md.
+        of: what is measured; `digon benchmark NAME --help` shows its flags.
     """
-    if name == "anchors":
+    folder = lambda name: of.out or Path("runs") / f"benchmark-{name}"  # noqa: E731
+    if isinstance(of, AnchorsBenchmark):
         from .studies import anchors
 
-        return anchors.write(out or Path("runs") / "anchors", report)
+        return anchors.write(folder("anchors"), of.report)
+    if isinstance(of, DecodingBenchmark):
+        from .studies.decoding_benchmark.study import run_decoding
+
+        return run_decoding(of, folder("decoding"), of.report)
     from .studies.diagnosis_benchmark.study import run_benchmark
 
-    smoke = "-smoke" * (settings.size == "smoke")
-    return run_benchmark(settings, out or Path("runs") / f"benchmark-{name}{smoke}", report)
+    return run_benchmark(of, folder("diagnosis" + "-smoke" * (of.size == "smoke")), of.report)
 
 
 def runs(folder: Positional[Path] = Path("runs")) -> dict[str, Any]:

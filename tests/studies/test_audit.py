@@ -100,11 +100,10 @@ def test_a_second_call_reuses_everything(audited, tiny, texts, settings_file, ca
 
 
 def test_decode_and_runs_and_page_verbs(audited, capsys):
-    assert (
-        main(["decode", str(audited), "--site", "layers.0.mlp.act", "--l0", "3", "--latents", "32", "--steps", "5"])
-        == 0
-    )
-    assert (audited / "sae/layers.0.mlp.act.32/sae_weights.safetensors").is_file()
+    words = ["decode", str(audited), "--site", "layers.0.mlp.act", "--l0", "3", "6", "--latents", "32", "--steps", "5"]
+    assert main([*words, "--activation", "jumprelu", "--prefixes", "8"]) == 0
+    for l0 in (3, 6):
+        assert (audited / f"sae/layers.0.mlp.act.jumprelu-nested-32-l0-{l0}/sae_weights.safetensors").is_file()
     assert main(["page", str(audited)]) == 0
     assert main(["runs", str(audited.parent), "--json"]) == 0
     row = json.loads(capsys.readouterr().out.splitlines()[-1])["runs"][0]
@@ -128,7 +127,7 @@ def test_harvest_verb(tmp_path, tiny, texts, capsys):
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path, audited, tiny, texts, settings_file):
     """SIGKILL, restart, and so on; `DIGON_KILLS=20` for the long version."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    undisturbed = {k: v for k, v in contents(audited).items() if not k.startswith("sae/layers.0.mlp.act.32")}
+    undisturbed = {k: v for k, v in contents(audited).items() if not k.startswith("sae/layers.0.mlp.act.jumprelu")}
     moments = random.Random(0)
     killed, number, finished = 0, 0, True
     while killed < KILLS or not finished:

@@ -283,8 +283,8 @@ def test_requests_that_cannot_be_met(tmp_path):
     with pytest.raises(ConfigError, match="no split"):
         cells("exam")
     with pytest.raises(ConfigError, match="workers"):
-        study.BenchmarkConfig(workers=-1)
+        study.DiagnosisBenchmark(workers=-1)
     with pytest.raises(ConfigError, match="part of the cells"):
-        study.run_benchmark(study.BenchmarkConfig("smoke", update_reference=True), tmp_path)
+        study.run_benchmark(study.DiagnosisBenchmark("smoke", update_reference=True), tmp_path)
     with pytest.raises(ConfigError, match="report"):
-        study.run_benchmark(study.BenchmarkConfig("smoke"), tmp_path, tmp_path / "report.txt")
+        study.run_benchmark(study.DiagnosisBenchmark("smoke"), tmp_path, tmp_path / "report.txt")

@@ -147,14 +147,12 @@ def _decode(audit: Audit, store: ActivationStore, site: str | None) -> list[sour
     return [latents]
 
 
-def decode_site(
-    store: ActivationStore, site: str, folder: Path, config: AuditConfig, latents: int | None = None
-) -> Totals:
+def decode_site(store: ActivationStore, site: str, folder: Path, config: AuditConfig) -> Totals:
     """Train an autoencoder on one site; keep it in SAELens' layout, with the codes of all rows beside it."""
     d = store.sites[site]
     batch = min(4096, len(store))
     settings = TrainConfig(steps=config.sae_steps, batch=batch, seed=config.seed, device=config.device)
-    shape = SAEConfig(d, latents or config.expansion * d, config.l0, activation="batchtopk", seed=config.seed)
+    shape = SAEConfig(d, config.expansion * d, config.l0, activation="batchtopk", seed=config.seed)
     sae = train(shape, from_store(store, site, settings), settings, folder)
     with torch.inference_mode():
         sources.Latents.encode(sae, store, site, config.device).save(folder / "codes.safetensors")

@@ -1,6 +1,7 @@
 """The settings of verbs, which are their flags. Free of torch, so that the command line can show them at once."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
@@ -42,6 +43,38 @@ class AuditConfig:
 
 
 @dataclass(frozen=True)
+class DecodeConfig:
+    """What to decode, and with which sparse autoencoders."""
+
+    run: Positional[Path]
+    """A run folder, or a folder of harvested shards."""
+    site: str
+    """Which of its sites to decode."""
+    l0: tuple[int, ...] = (32,)
+    """Active latents per token; several numbers train several autoencoders on one pass over the data."""
+    latents: int | None = None
+    """Dictionary size; none: four times the width of the site."""
+    activation: Literal["relu", "topk", "batchtopk", "jumprelu", "gated"] = "batchtopk"
+    """Which latents may be active; every one is steered to the l0 asked for."""
+    prefixes: tuple[int, ...] = ()
+    """Numbers of latents that have to reconstruct without the rest, so that general features come first (Matryoshka)."""
+    revival: Literal["auxiliary", "resample", "forced", "straight_through", "none"] | None = None
+    """What brings dead latents back; none given: what does best with the activation."""
+    tied: bool = False
+    """Use the atoms as encoder, too."""
+    steps: int = 600
+    """Training steps."""
+    batch: int = 4096
+    """Tokens per step."""
+    lr: float | None = None
+    """Largest learning rate; none: 2e-4 times the root of 16,384 over the latents."""
+    seed: int = 0
+    """Seed of initialization and order."""
+    device: str = "cpu"
+    """Where to train: cpu, cuda, cuda:1, mps."""
+
+
+@dataclass(frozen=True)
 class DiagnoseConfig:
     """What to diagnose, and what is known about it."""
 
@@ -73,12 +106,19 @@ class DiagnoseConfig:
     """Where a network runs: cpu, cuda, cuda:1, mps."""
 
 
-@dataclass(frozen=True)
-class BenchmarkConfig:
-    """How much to run, and what becomes of it.
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Where results go."""
 
-    Raises: ConfigError if the numbers make no sense.
-    """
+    out: Path | None = None
+    """Folder of the run; none: runs/benchmark-NAME, with -smoke for a smoke run."""
+    report: Path | None = None
+    """Also write the report as Markdown here, such as docs/results/diagnosis.md."""
+
+
+@dataclass(frozen=True)
+class DiagnosisBenchmark(Written):
+    """Verdicts on worlds of known cause."""
 
     size: Literal["smoke", "full"] = "full"
     """smoke is a few small cells per family, in minutes; full is all cells, in hours."""
@@ -96,8 +136,42 @@ class BenchmarkConfig:
     """Replace the statistics of dev and calibration cells that the package carries and learns from."""
 
     def __post_init__(self) -> None:
+        """Raises: ConfigError if the numbers make no sense."""
         if self.workers < 0 or (self.per_family is not None and self.per_family < 1):
             raise ConfigError(
                 f"{self.workers} workers, {self.per_family} cells per family",
                 expected="0 workers or more, 1 cell or more",
             )
+
+
+@dataclass(frozen=True)
+class DecodingBenchmark(Written):
+    """Which coder finds the features of worlds that have too many of them."""
+
+    sizes: tuple[Literal["smoke", "small", "medium", "large"], ...] = ("small", "medium")
+    """smoke: minutes; small: 64 features; medium: 2,048, hours; large: the published world of 16,384, for a GPU."""
+    coders: tuple[str, ...] = ()
+    """Which of standard, topk, batchtopk, jumprelu, gated, matryoshka, digon, pca, ica, dictionary, random, truth; none: all."""
+    seeds: int = 3
+    """Runs of every coder; intervals take three."""
+    steps: int | None = None
+    """Training steps; none: as many as the size asks for."""
+    sweeps: bool = False
+    """Also sweep load, correlation, exponent of the densities and depth of the hierarchy."""
+    workers: int = 2
+    """Processes, one thread each; 0: this process."""
+    only_done: bool = False
+    """Run nothing, judge the trials that the folder holds."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError if the numbers make no sense."""
+        if self.workers < 0 or self.seeds < 1 or (self.steps is not None and self.steps < 1):
+            raise ConfigError(
+                f"{self.workers} workers, {self.seeds} seeds, {self.steps} steps",
+                expected="0 workers or more, the rest from 1",
+            )
+
+
+@dataclass(frozen=True)
+class AnchorsBenchmark(Written):
+    """Nine published numbers, read again."""

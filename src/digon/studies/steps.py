@@ -3,13 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ..coders.base import evaluate
+from ..coders.sae import Nested, SAEConfig
+from ..coders.train import TrainConfig, from_store, train_many
 from ..errors import PathError
 from ..hosts.corpus import python_corpus, read_corpus
 from ..hosts.harvest import HarvestConfig, harvest
 from ..hosts.load import load_host
 from ..store.shards import ActivationStore
-from .audit import decode_site
-from .settings import AuditConfig
+from .settings import DecodeConfig
+from .sources import Latents
+
+EXPANSION = 4
+"""Latents per unit, if nothing is said."""
+PIECE = 8192
+"""Rows that are coded at once."""
 
 
 def harvest_to(
@@ -28,23 +38,48 @@ def harvest_to(
     }
 
 
-def decode_run(
-    run: Path, *, site: str, latents: int | None, l0: int, steps: int | None, seed: int, device: str
-) -> dict[str, Any]:
-    """Train an autoencoder on a site of a run or of a folder of shards, into `<run>/sae/<site>`."""
-    root = run / "activations" if (run / "activations").is_dir() else run
+def decode_run(config: DecodeConfig) -> dict[str, Any]:
+    """Train autoencoders on a site of a run or of a folder of shards, each into a folder of `<run>/sae`.
+
+    Raises: ConfigError for settings that make no sense; PathError if nothing was harvested there.
+    """
+    root = config.run / "activations" if (config.run / "activations").is_dir() else config.run
     if not root.is_dir():
-        raise PathError(f"no folder {run}", expected="a run, or a folder of harvested shards")
+        raise PathError(f"no folder {config.run}", expected="a run, or a folder of harvested shards")
     store = ActivationStore.open(root)
-    store.values(site, slice(0, 1))
-    folder = run / "sae" / (site if latents is None else f"{site}.{latents}")
-    config = AuditConfig(model="", l0=l0, seed=seed, device=device, sae_steps=steps or AuditConfig.sae_steps)
-    totals = decode_site(store, site, folder, config, latents)
-    return {
-        "sentences": [
+    store.values(config.site, slice(0, 1))  # tells which sites there are, if this is none
+    wanted = {config.run / "sae" / _name(sae, config.site): sae for sae in _saes(config, store.sites[config.site])}
+    training = TrainConfig(
+        steps=config.steps, batch=min(config.batch, len(store)), lr=config.lr, seed=config.seed, device=config.device
+    )
+    sentences: list[str] = []
+    trained = train_many(wanted, from_store(store, config.site, training), training)
+    for folder, sae in trained.items():
+        with torch.inference_mode():
+            Latents.encode(sae, store, config.site, config.device).save(folder / "codes.safetensors")
+            totals = evaluate(sae, store.batches(config.site, PIECE))
+        sentences.append(
             f"{folder.name}: {totals.l0:.1f} of {len(totals.fires)} latents active per token leave "
             f"{100 * totals.fvu:.1f} % of the variance unexplained; {100 * totals.dead_share:.1f} % of them are dead"
-        ],
-        "weights": str(folder),
-        "next": f"load it with SAELens, or in Python: digon.coders.formats.load(Path({str(folder)!r}))",
+        )
+    first = next(iter(trained))
+    return {
+        "sentences": sentences,
+        "weights": str(first) if len(trained) == 1 else [str(folder) for folder in trained],
+        "next": f"load it with SAELens, or in Python: digon.coders.formats.load(Path({str(first)!r}))",
     }
+
+
+def _saes(config: DecodeConfig, d: int) -> list[SAEConfig]:
+    nested = Nested(config.prefixes) if config.prefixes else None
+    return [
+        SAEConfig(
+            d, config.latents or EXPANSION * d, l0, config.activation, seed=config.seed, revival=config.revival,
+            nested=nested, tied=config.tied,
+        )
+        for l0 in dict.fromkeys(config.l0)
+    ]  # fmt: skip
+
+
+def _name(sae: SAEConfig, site: str) -> str:
+    return f"{site}.{sae.activation}{'-nested' * (sae.nested is not None)}-{sae.width}-l0-{sae.l0}"

@@ -16,7 +16,7 @@ from ...errors import ConfigError
 from ...records import Figure, Frame, Panel, Series, to_json
 from ...store import files
 from ..jobs import Record, failed, read, run
-from ..settings import BenchmarkConfig
+from ..settings import DiagnosisBenchmark
 from .cells import GRIDS, SPLITS, Cell, cells
 from .report import Findings, markdown
 from .runner import job_of, measure
@@ -28,7 +28,7 @@ FEWEST = 20
 """Cells to develop and to calibrate on from which the run learns from its own."""
 
 
-def run_benchmark(config: BenchmarkConfig, out: Path, report: Path | None = None) -> dict[str, Any]:
+def run_benchmark(config: DiagnosisBenchmark, out: Path, report: Path | None = None) -> dict[str, Any]:
     """Run and judge; returns sentences, paths, and the cells that failed.
 
     The folder holds a file of lines per split; a killed run goes on where it was.
@@ -73,7 +73,7 @@ def run_benchmark(config: BenchmarkConfig, out: Path, report: Path | None = None
     return result
 
 
-def chosen(config: BenchmarkConfig, split: str) -> tuple[Cell, ...]:
+def chosen(config: DiagnosisBenchmark, split: str) -> tuple[Cell, ...]:
     """The cells of a split that a size asks for."""
     most_units = config.most_units or 10**9
     if config.size == "full":
@@ -143,7 +143,7 @@ def _update(records: dict[str, Sequence[Record]]) -> None:
         posterior.shipped.cache_clear()
 
 
-def _command(config: BenchmarkConfig, report: Path | None) -> str:
+def _command(config: DiagnosisBenchmark, report: Path | None) -> str:
     words = ["digon benchmark diagnosis", f"--size {config.size}"]
     words += [f"--per-family {config.per_family}"] if config.per_family is not None else []
     words += [f"--split {' '.join(config.splits)}"] if config.splits != SPLITS + GRIDS else []

@@ -1,0 +1,184 @@
+"""The report: who finds the features, at what l0, with intervals over seeds, and what goes wrong with the rest."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from ...measures.recovery import LABELS, over_seeds
+from ...records import Figure, Frame, Measurement, Panel, Series
+from ..jobs import Record, failed
+from .entrants import ENTRANTS
+from .trials import ARENAS, SWEEPS
+
+TABLES = (
+    ("f1", "F1 per feature, one latent each, a feature without one scores 0 (mean over features)"),
+    ("mcc", "MCC: mean cosine of one-to-one pairs"),
+    ("public_f1", "F1 as published: per latent, several may share a feature"),
+    ("public_mcc", "MCC as published: |cosine|"),
+    ("fvu", "fraction of variance unexplained"),
+)
+RIVALS = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
+OURS = "digon"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One coder at one l0, over its seeds."""
+
+    about: str
+    coder: str
+    l0: int
+    scores: dict[str, Measurement]
+    failures: dict[str, float]
+    """Mean share of latents with each label."""
+    seconds: float
+
+
+def cells_of(records: Sequence[Record]) -> list[Cell]:
+    """Seeds put together; with fewer than three, means without intervals."""
+    name = lambda r: (r["about"], r["l0"], list(ENTRANTS).index(r["coder"]))  # noqa: E731
+    good = sorted((r for r in records if "error" not in r), key=name)
+    found: list[Cell] = []
+    for _, group in groupby(good, name):
+        mine = list(group)
+        first, n = mine[0], len(mine)
+        runs = [{k: float("nan") if v is None else v for k, v in r["scores"].items()} for r in mine]
+        scores = over_seeds(runs) if n > 2 else {k: _mean(k, [run[k] for run in runs]) for k in runs[0]}
+        failures = {label: sum(r["failures"][label] for r in mine) / n for label in LABELS}
+        seconds = sum(r["seconds"] for r in mine) / n
+        found.append(Cell(first["about"], first["coder"], first["l0"], scores, failures, seconds))
+    return found
+
+
+def _mean(name: str, values: list[float]) -> Measurement:
+    return Measurement(
+        name, sum(values) / len(values), n=len(values), method="mean over seeds, too few for an interval"
+    )
+
+
+def markdown(records: Sequence[Record], command: str, machine: str) -> str:
+    """The whole report."""
+    cells = cells_of(records)
+    parts = [
+        "# Which coder takes features out of superposition?",
+        f"Regenerate every number here with\n\n    {command}",
+        "Worlds whose features are known (`worlds.tree`), the same stream for every coder, judged by the deployed encoder on "
+        "fresh rows, row by row. Intervals are Student's, over seeds; entries are mean ± half width. "
+        f"Machine: {machine}. Failed trials: {len(failed(records))}.",
+        _entrants(cells),
+    ]
+    for about in dict.fromkeys(cell.about for cell in cells):
+        if about in ARENAS:
+            parts += _tier(about, [cell for cell in cells if cell.about == about])
+    parts += _sweeps(cells)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _entrants(cells: Iterable[Cell]) -> str:
+    known = dict.fromkeys(cell.coder for cell in cells)
+    return "\n".join(f"- **{name}** {ENTRANTS[name].about}" for name in ENTRANTS if name in known)
+
+
+def _tier(about: str, cells: Sequence[Cell]) -> list[str]:
+    grid = tuple(dict.fromkeys(cell.l0 for cell in cells))
+    arena = ARENAS[about]  # type: ignore[index]
+    true = next(iter(cells)).scores["l0_true"].value
+    parts = [
+        f"## {about.capitalize()}: {arena.about}",
+        f"{arena.width:,} latents, {true:.1f} features active per row.",
+        verdict(cells),
+    ]
+    for score, title in TABLES:
+        rows = []
+        for coder in dict.fromkeys(cell.coder for cell in cells):
+            its = {cell.l0: cell.scores[score] for cell in cells if cell.coder == coder}
+            rows.append([coder, *(_number(its.get(l0)) for l0 in grid)])
+        parts += [f"### {title}", _table(["l0", *map(str, grid)], rows)]
+    middle = grid[len(grid) // 2]
+    at = [cell for cell in cells if cell.l0 == middle]
+    shares = [[c.coder, *(f"{100 * c.failures[label]:.0f} %" for label in LABELS), f"{c.scores['l0'].value:.2f}",
+               f"{c.seconds:.0f}"] for c in at]  # fmt: skip
+    return [
+        *parts,
+        f"### What becomes of the latents, at l0 = {middle}",
+        _table(["", *LABELS, "l0 measured", "s"], shares),
+    ]
+
+
+def verdict(cells: Sequence[Cell]) -> str:
+    """Whether ours beats every rival at every l0 with intervals that do not overlap, in F1 and MCC."""
+    lost: list[str] = []
+    told = 0
+    for mine in (c for c in cells if c.coder == OURS):
+        for rival in (c for c in cells if c.coder in RIVALS and c.l0 == mine.l0):
+            for score in ("f1", "mcc"):
+                a, b = mine.scores[score], rival.scores[score]
+                told += 1
+                if not a.low > b.high:  # also where there is no interval
+                    lost.append(f"{score} of {rival.coder} at l0 = {mine.l0}")
+    if not told:
+        return ""
+    if not lost:
+        return f"**{OURS} is above every mainline recipe, in F1 and MCC at every l0, and no intervals overlap** ({told} comparisons)."
+    return f"{OURS} is clearly above the mainline in {told - len(lost)} of {told} comparisons; not above: {'; '.join(lost)}."
+
+
+def _sweeps(cells: Sequence[Cell]) -> list[str]:
+    parts: list[str] = []
+    for name in SWEEPS:
+        its = [cell for cell in cells if cell.about.startswith(f"{name} ")]
+        if not its:
+            continue
+        values = sorted({float(cell.about.split()[1]) for cell in its})
+        rows = []
+        for coder in dict.fromkeys(cell.coder for cell in its):
+            mine = {float(c.about.split()[1]): c for c in its if c.coder == coder}
+            shown = [
+                f"{_number(mine[v].scores['latent_f1'])}; {_number(mine[v].scores['mcc'])}" if v in mine else "–"
+                for v in values
+            ]
+            rows.append([coder, *shown])
+        parts += [f"## Sweep: {name}", "F1 per latent; MCC.", _table([name, *(f"{v:g}" for v in values)], rows)]
+    return parts
+
+
+def figures(records: Sequence[Record]) -> list[Figure]:
+    """Pareto curves of every tier: l0 against unexplained variance, F1 and MCC."""
+    cells, found = cells_of(records), list[Figure]()
+    for about in dict.fromkeys(cell.about for cell in cells if cell.about in ARENAS):
+        its = [cell for cell in cells if cell.about == about]
+        panels = tuple(
+            Panel(title, "active latents per row", name, tuple(_curves(its, score)))
+            for title, name, score in (
+                ("reconstruction", "fvu", "fvu"),
+                ("recovery", "F1", "f1"),
+                ("directions", "MCC", "mcc"),
+            )
+        )
+        found.append(
+            Figure(
+                f"decoding-{about}", f"Coders on {ARENAS[about].about}", "",  # type: ignore[index]
+                "Which curve is lowest on the left, and highest in the middle and on the right.",
+                "Good reconstruction does not mean that features were found.", (Frame("", panels),),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _curves(cells: Sequence[Cell], score: str) -> Iterable[Series]:
+    for coder in dict.fromkeys(cell.coder for cell in cells):
+        its = sorted((c for c in cells if c.coder == coder), key=lambda c: c.scores["l0"].value)
+        yield Series("line", coder, tuple(c.scores["l0"].value for c in its), tuple(c.scores[score].value for c in its))
+
+
+def _number(m: Measurement | None) -> str:
+    if m is None:
+        return "–"
+    half = (m.high - m.low) / 2
+    return f"{m.value:.3f} ± {half:.3f}" if math.isfinite(half) else f"{m.value:.3f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""`digon benchmark decoding`: try the coders, judge them, write the report."""
+
+import functools
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import ConfigError
+from ...records import to_json
+from ...store import files
+from .. import jobs
+from ..settings import DecodingBenchmark
+from . import arena
+from .entrants import ENTRANTS, entrant
+from .report import cells_of, figures, markdown, verdict
+from .trials import swept, trials
+
+SLOWEST = ("pca", "ica", "dictionary", "random")
+"""Left out of the sizes above small: dense, or hours."""
+
+
+def run_decoding(config: DecodingBenchmark, out: Path, report: Path | None = None) -> dict[str, Any]:
+    """Run and judge; returns sentences, paths, and the trials that failed. A killed run goes on where it was.
+
+    Raises: ConfigError for unknown coders, or a report that is no Markdown file.
+    """
+    if report is not None and report.suffix != ".md":
+        raise ConfigError(f"cannot write a report to {report}", expected="a file that ends in .md")
+    for name in config.coders:
+        entrant(name)
+    wanted = [
+        trial
+        for size in config.sizes
+        for trial in trials(size, config.coders or _default(size), config.seeds, config.steps)
+    ]
+    if config.sweeps:
+        wanted += list(swept(config.coders or tuple(ENTRANTS), config.seeds, config.steps))
+    path = out / "trials.jsonl"
+    if config.only_done:
+        keys = {trial.key for trial in wanted}
+        records = [r for r in jobs.read(path) if r["key"] in keys]
+    else:
+        records = jobs.run(wanted, functools.partial(arena.measure, folder=out / "coders"), path, config.workers)
+    text = markdown(
+        records, _command(config, report), f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    )
+    for place in [out / "report.md", *([report] if report is not None else [])]:
+        files.write_text(place, text)
+    files.write_text(out / "figures.json", to_json(figures(records), indent=1))
+    broken = jobs.failed(records)
+    sentences = [
+        f"{len(records)} trials, {len(broken)} failed.",
+        *_verdicts(config, records),
+        f"Report: {report or out / 'report.md'}",
+    ]
+    return {
+        "run": str(out),
+        "failed": [f"{r['about']} {r['coder']} l0 {r['l0']}: {r['error']}" for r in broken],
+        "sentences": sentences,
+    }
+
+
+def _default(size: str) -> tuple[str, ...]:
+    """Coders of a size: all of them, or those that are worth their time."""
+    return tuple(name for name in ENTRANTS if size in ("smoke", "small") or name not in SLOWEST)
+
+
+def _verdicts(config: DecodingBenchmark, records: list[jobs.Record]) -> list[str]:
+    cells = cells_of(records)
+    told = {size: verdict([c for c in cells if c.about == size]) for size in config.sizes}
+    return [f"{size}: {text.replace('**', '')}" for size, text in told.items() if text]
+
+
+def _command(config: DecodingBenchmark, report: Path | None) -> str:
+    words = ["digon benchmark decoding"]
+    words += [f"--report {report}"] if report is not None else []
+    words += [f"--sizes {' '.join(config.sizes)}"]
+    words += [f"--coders {' '.join(config.coders)}"] if config.coders else []
+    words += [f"--seeds {config.seeds}"]
+    words += [f"--steps {config.steps}"] if config.steps is not None else []
+    words += ["--sweeps"] if config.sweeps else []
+    words += ["--only-done  # the trials that were done when it was stopped"] if config.only_done else []
+    return " ".join(words)

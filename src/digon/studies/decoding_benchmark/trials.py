@@ -1,0 +1,82 @@
+"""What is tried: worlds from flat and easy to hierarchical and crowded, sweeps of one property at a time, and every coder."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ...worlds.tree import FULL, SMALL, TreeConfig
+from .arena import Trial
+from .entrants import ENTRANTS
+
+Tier = Literal["smoke", "small", "medium", "large"]
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A world, and how it is asked about."""
+
+    about: str
+    world: TreeConfig
+    width: int
+    l0: tuple[int, ...]
+    steps: int
+    batch: int = 1024
+    rows: int = 200_000
+    """To judge by."""
+
+
+FLAT = TreeConfig(features=64, d=32, roots=0, rank=0, most=0.05, least=0.02)
+MIDDLE = TreeConfig(features=256, d=64, roots=8, depth=2, most=0.2, least=0.003)
+ARENAS: dict[Tier, Arena] = {
+    "smoke": Arena("64 independent features in 32 dimensions", FLAT, 64, (2,), 300, 512, 20_000),
+    "small": Arena("64 independent features in 32 dimensions", FLAT, 64, (1, 2, 3, 4), 4000),
+    "medium": Arena(
+        "2,048 features in trees and correlated, in 128 dimensions; 512 latents", SMALL, 512, (3, 4, 5, 6, 8), 20_000
+    ),
+    "large": Arena(
+        "16,384 features in trees and correlated, in 768 dimensions; 4,096 latents", FULL, 4096,
+        (15, 20, 25, 30, 35, 40, 45), 195_312, rows=500_000,
+    ),
+}  # fmt: skip
+"""The small one is a sanity check; the medium one asks what the published world asks, for processors; the large one is that world,
+for a GPU."""
+SWEPT = Arena(
+    "256 features in trees and correlated, in 64 dimensions; 128 latents", MIDDLE, 128, (4,), 4000, rows=100_000
+)
+SWEEPS: dict[str, tuple[TreeConfig, ...]] = {
+    "load": tuple(replace(MIDDLE, features=n) for n in (64, 128, 256, 512)),
+    "correlation": tuple(replace(MIDDLE, correlation=c) for c in (0.0, 0.05, 0.1, 0.2)),
+    "exponent": tuple(replace(MIDDLE, exponent=e) for e in (0.0, 0.5, 1.0)),
+    "hierarchy": tuple(replace(MIDDLE, depth=depth) for depth in (0, 1, 2, 3)),
+}
+"""One property of the swept world at a time; latents as many as half of the features."""
+STEPPED = ("batchtopk", "matryoshka", "digon", "truth")
+"""Coders that are swept."""
+
+
+def trials(tier: Tier, coders: Sequence[str], seeds: int, steps: int | None = None) -> list[Trial]:
+    """All trials of a tier: every coder at every l0, with every seed."""
+    arena = ARENAS[tier]
+    return [_trial(arena, tier, coder, l0, seed, steps) for l0 in arena.l0 for coder in coders for seed in range(seeds)]
+
+
+def swept(coders: Sequence[str], seeds: int, steps: int | None = None) -> Iterator[Trial]:
+    """Trials of the sweeps, named after the property and its value."""
+    for name, worlds in SWEEPS.items():
+        for world in worlds:
+            arena = replace(SWEPT, world=world, width=world.features // 2)
+            about = f"{name} {_value(name, world):g}"
+            for coder in [c for c in STEPPED if c in coders]:
+                yield from (_trial(arena, about, coder, arena.l0[0], seed, steps) for seed in range(seeds))
+
+
+def _value(name: str, world: TreeConfig) -> float:
+    found = {"load": world.features / world.d, "hierarchy": world.depth}
+    return float(found.get(name, getattr(world, name, 0.0)))
+
+
+def _trial(arena: Arena, about: str, coder: str, l0: int, seed: int, steps: int | None) -> Trial:
+    assert coder in ENTRANTS, "checked with the settings"
+    return Trial(
+        arena.world, about, coder, arena.width, l0, steps or arena.steps, arena.batch, arena.rows, seed
+    )  # fmt: skip

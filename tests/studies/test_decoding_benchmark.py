@@ -1,0 +1,133 @@
+"""The decoding benchmark: what is tried, how one trial is judged, what the report claims."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from digon.cli import main
+from digon.errors import ConfigError
+from digon.records import Measurement
+from digon.studies.decoding_benchmark import report
+from digon.studies.decoding_benchmark.arena import Trial, measure
+from digon.studies.decoding_benchmark.entrants import ENTRANTS, entrant
+from digon.studies.decoding_benchmark.study import run_decoding
+from digon.studies.decoding_benchmark.trials import ARENAS, STEPPED, SWEEPS, swept, trials
+from digon.studies.settings import DecodingBenchmark
+from digon.worlds.tree import TreeConfig
+
+TINY = TreeConfig(features=24, d=12, roots=0, rank=0, most=0.06, least=0.04)
+
+
+def trial(coder, **changes):
+    return replace(Trial(TINY, "tiny", coder, 24, 1, 60, 256, 8_000, 0), **changes)
+
+
+def test_every_trial_is_tried_once():
+    for size, arena in ARENAS.items():
+        found = trials(size, tuple(ENTRANTS), 3)
+        assert len({t.key for t in found}) == len(found) == len(ENTRANTS) * len(arena.l0) * 3
+    found = list(swept(tuple(ENTRANTS), 2))
+    assert len(found) == len(STEPPED) * 2 * sum(map(len, SWEEPS.values()))
+    assert {t.about.split()[0] for t in found} == SWEEPS.keys()
+
+
+def test_true_atoms_are_found_and_random_ones_are_not(tmp_path):
+    truth, random = (measure(trial(coder, l0=3), tmp_path) for coder in ("truth", "random"))
+    assert truth["scores"]["mcc"] == pytest.approx(1, abs=1e-5)
+    assert truth["scores"]["f1"] > 0.85
+    assert truth["failures"]["fine"] > 0.95
+    assert random["scores"]["f1"] < truth["scores"]["f1"] / 2
+    assert random["scores"]["mcc"] < 0.7
+
+
+@pytest.mark.parametrize("coder", ["standard", "matryoshka", "digon"])
+def test_a_trained_entrant_learns_and_goes_on_where_it_was(coder, tmp_path):
+    long = trial(coder, steps=400)
+    found = measure(long, tmp_path)
+    assert found["scores"]["fvu"] < 0.85
+    assert found["scores"]["mcc"] > measure(trial("random"), tmp_path)["scores"]["mcc"] - 0.1
+    assert found["latents"] == 24
+    again = measure(long, tmp_path)
+    assert again["scores"] == found["scores"]
+    assert (tmp_path / long.key).is_dir()
+
+
+@pytest.mark.parametrize("coder", ["pca", "ica", "dictionary"])
+def test_a_decomposition_is_fitted_and_judged(coder, tmp_path):
+    assert 0 <= measure(trial(coder), tmp_path)["scores"]["f1"] <= 1
+
+
+def record(coder, l0, seed, f1, mcc, **changes):
+    scores = dict.fromkeys(("f1", "latent_f1", "public_f1"), f1) | dict.fromkeys(("mcc", "public_mcc"), mcc)
+    scores |= {"fvu": 0.1, "l0": float(l0), "l0_true": 1.5, "slope": None}
+    failures = dict.fromkeys(report.LABELS, 0.0) | {"fine": 1.0}
+    head = {"key": f"{coder} {l0} {seed}", "about": "small", "coder": coder, "l0": l0, "seed": seed, "seconds": 1.0}
+    return head | {"scores": scores, "failures": failures} | changes
+
+
+def runs(coder, f1, spread=0.01):
+    return [record(coder, l0, seed, f1 + spread * seed, f1) for l0 in (2, 3) for seed in range(3)]
+
+
+def test_a_clear_lead_is_told_and_an_unclear_one_is_not():
+    ahead = report.cells_of([*runs("digon", 0.9), *runs("topk", 0.5)])
+    assert "above every mainline recipe" in report.verdict(ahead)
+    close = report.cells_of([*runs("digon", 0.9, 0.05), *runs("topk", 0.88, 0.05)])
+    assert "not above: f1 of topk at l0 = 2" in report.verdict(close)
+    single = report.cells_of([record("digon", 2, 0, 0.9, 0.9), record("topk", 2, 0, 0.1, 0.1)])
+    assert "0 of 2 comparisons" in report.verdict(single)
+
+
+def test_the_report_shows_every_number_with_its_interval():
+    broken = {"key": "x", "about": "small", "coder": "topk", "l0": 2, "seed": 0, "error": "ValueError: no"}
+    step = [record("digon", 4, seed, 0.8, 0.8, about=f"load {load}") for load in (1, 2) for seed in range(3)]
+    text = report.markdown([*runs("digon", 0.9), *step, broken], "digon benchmark decoding", "a machine")
+    assert "0.910 ± 0.025" in text
+    assert "Failed trials: 1" in text
+    assert "## Sweep: load" in text
+    (figure,) = report.figures([*runs("digon", 0.9)])
+    assert [panel.title for panel in figure.frames[0].panels] == ["reconstruction", "recovery", "directions"]
+
+
+def test_means_of_few_seeds_have_no_interval():
+    (cell,) = report.cells_of([record("topk", 2, seed, 0.5, 0.5) for seed in range(2)])
+    assert isinstance(cell.scores["f1"], Measurement)
+    assert cell.scores["f1"].low != cell.scores["f1"].low  # NaN
+
+
+def test_requests_that_cannot_be_met(tmp_path):
+    with pytest.raises(ConfigError, match="no coder 'topp'"):
+        entrant("topp")
+    with pytest.raises(ConfigError, match="no coder"):
+        run_decoding(DecodingBenchmark(coders=("nix",)), tmp_path)
+    with pytest.raises(ConfigError, match="seeds"):
+        DecodingBenchmark(seeds=0)
+    with pytest.raises(ConfigError, match=r"\.md"):
+        run_decoding(DecodingBenchmark(), tmp_path, tmp_path / "report.txt")
+
+
+def test_the_command_runs_judges_and_can_judge_again(tmp_path, capsys):
+    words = [
+        "benchmark",
+        "decoding",
+        "--sizes",
+        "smoke",
+        "--coders",
+        "truth",
+        "random",
+        "--out",
+        str(tmp_path),
+        "--workers",
+        "0",
+        "--json",
+    ]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["failed"] == []
+    text = (tmp_path / "report.md").read_text()
+    assert main([*words, "--only-done"]) == 0
+    again = (tmp_path / "report.md").read_text()
+    assert [line for line in again.splitlines() if line.startswith("|")] == [
+        line for line in text.splitlines() if line.startswith("|")
+    ]
