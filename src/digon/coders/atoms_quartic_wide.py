@@ -158,7 +158,7 @@ def _search(
     n, r = here.z.shape
     found, heights = torch.zeros(0, r).to(here.z), []
     weight = there.z.square().sum(1).cpu()
-    rounds = max(2, int(WORK / (2 * n * r * STARTS * (STEPS / 2))))
+    rounds = max(1, int(WORK / (2 * n * r * STARTS * (STEPS / 2))))
     for _ in range(rounds):
         start = torch.multinomial(weight, min(STARTS, len(weight)), generator=generator).to(here.z.device)
         x = here.climb(_peeled(there.z[start], found), STEPS)

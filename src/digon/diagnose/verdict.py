@@ -211,7 +211,9 @@ def _refused(site: str, found: Preflight, access: str) -> Diagnosis:
 
 
 def _clean(evidence: Evidence, found: Preflight) -> Evidence:
-    """The evidence on the rows and units that are fit to be looked at."""
+    """The evidence on the rows and units that are fit to be looked at; itself, with all that it knows, if all are."""
+    if found.activations.values is evidence.activations.values:
+        return evidence
     rows, network = found.kept_rows, evidence.network
     return replace(
         evidence,
