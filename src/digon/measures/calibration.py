@@ -52,6 +52,21 @@ def reliability(confidence: Float[Tensor, " n"], right: Bool[Tensor, " n"], bins
     return Reliability(sums[1] / counts, sums[2] / counts, counts)
 
 
+def chance_error(
+    confidence: Float[Tensor, " n"], generator: torch.Generator, draws: int = 1000, level: float = 0.95
+) -> tuple[float, float]:
+    """Expected calibration error that so many calls have although their confidence is exact: mean, and quantile.
+
+    >>> mean, high = chance_error(torch.full((100,), 0.5), torch.Generator().manual_seed(0))
+    >>> 0.02 < mean < high < 0.15
+    True
+    """
+    uniform = torch.rand(draws, len(confidence), generator=generator, dtype=torch.float64)
+    right = uniform < confidence.double().cpu()
+    errors = torch.tensor([reliability(confidence.cpu(), row).error for row in right], dtype=torch.float64)
+    return float(errors.mean()), float(errors.quantile(level))
+
+
 def brier(probabilities: Float[Tensor, "n c"], truth: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
     """Mean squared distance to the truth, which may be shared among classes. Range: 0 to 2.
 

@@ -220,11 +220,19 @@ def _corners(found: Findings) -> str:
 
 def _calibration(found: Findings) -> str:
     rows = [
-        [access, f"{j.reliability.error:.3f}", f"{j.brier:.3f}", f"{j.log_loss:.3f}", f"{100 * flips(j):.1f} %",
+        [access, f"{j.reliability.error:.3f}", "{:.3f}, {:.3f}".format(*j.chance_error), f"{j.brier:.3f}", f"{j.log_loss:.3f}", f"{100 * flips(j):.1f} %",
          f"{100 * np.mean([o.novel for o in j.opinions]):.1f} %"]
         for access, j in found.judged.items()
     ]  # fmt: skip
-    header = ["access", "ECE", "Brier", "log loss", "calls that 10:1 would change", "novel"]
+    header = [
+        "access",
+        "ECE",
+        "ECE of exact probabilities (mean, 95 %)",
+        "Brier",
+        "log loss",
+        "calls that 10:1 would change",
+        "novel",
+    ]
     parts = ["## Calibration of the posterior (test cells)", table(header, rows)]
     for access, judged in found.judged.items():
         r = judged.reliability

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ... import rng
 from ...diagnose.posterior import Kind, Opinion, Posterior, Reference, fit, kind_of
-from ...measures.calibration import Reliability, abstention_curve, brier, covered, reliability
+from ...measures.calibration import Reliability, abstention_curve, brier, chance_error, covered, reliability
 from ...records import CAUSES, Cause
 from ..jobs import Record
 from . import baselines
@@ -59,6 +60,11 @@ class Judged:
     def reliability(self) -> Reliability:
         """Stated against actual shares of right calls."""
         return reliability(torch.from_numpy(self.confidence), torch.from_numpy(self.right))
+
+    @property
+    def chance_error(self) -> tuple[float, float]:
+        """Calibration error of so many calls if stated probabilities were exact: mean, and 95 % quantile."""
+        return chance_error(torch.from_numpy(self.confidence), rng.stream(0, "calibration error"))
 
     @property
     def brier(self) -> float:
