@@ -114,8 +114,6 @@ def train(
         found = measure(model, documents, encode(tokenizer, held_out), byte_counts(held_out), train_config.seed)
         files.write_text(out / RECORD, _record(out, digest, config, train_config, found))
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
-    for leftover in out.glob(".*.part"):  # a kill in the middle of a write leaves one behind
-        leftover.unlink(missing_ok=True)
     return out
 
 

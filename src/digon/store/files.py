@@ -6,6 +6,7 @@ a restart after a kill sees the old file or the new one, never half of one. A di
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import mmap
 import os
@@ -24,16 +25,16 @@ _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
 
+    What a kill in the middle leaves behind is taken over by the next write of the same path.
     Without `flush` the file survives a kill but maybe not a power cut: for files that a checksum guards.
 
     Raises: StorageError if the disk refuses; PathError if a folder on the way is a file.
     """
     temporary: Path | None = None
+    handle = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
+        handle, temporary = _temporary(path)
         yield temporary
         if flush:
             with temporary.open("rb+") as written:
@@ -53,6 +54,27 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """An empty temporary file beside `path` and a handle that holds a lock on it.
+
+    Its name is always the same, so that litter of a killed process is used up; only if another process holds the lock,
+    as it is writing the same path, does the file get a name of its own.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), temporary.stat()):  # or else it was renamed before it was locked
+            os.ftruncate(handle, 0)
+            return handle, temporary
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(handle)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    return handle, Path(name)
 
 
 def write_bytes(path: Path, data: bytes, *, flush: bool = True) -> None:

@@ -110,7 +110,8 @@ class Run:
         with replacing_table(self.path / f"{name}.parquet") as temporary, duckdb.connect() as db:
             db.execute("set threads = 1")
             db.register("columns", table)
-            db.execute(f"copy (select * from columns) to {_quoted(temporary)} (format parquet, compression zstd)")
+            options = "format parquet, compression zstd, use_tmp_file false"
+            db.execute(f"copy (select * from columns) to {_quoted(temporary)} ({options})")
 
     def read_table(self, name: str) -> dict[str, np.ndarray]:
         """All columns of `<name>.parquet`; a missing number is NaN.
