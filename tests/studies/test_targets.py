@@ -271,3 +271,23 @@ def test_measurements_are_no_labels(tmp_path, monkeypatch, matrix):
     np.save(tmp_path / "x.npy", matrix)
     with pytest.raises(ConfigError, match="500 different values"):
         annotations.read_labels(str(tmp_path / "x.npy"), read(tmp_path / "x.npy"))
+
+
+def test_some_units_by_number_or_as_one_of_equal_parts(tmp_path, matrix):
+    np.save(tmp_path / "m.npy", matrix)
+    wanted = torch.from_numpy(matrix[:, 2:4])
+    for text in ("2:4", "1/3"):
+        target = read(tmp_path / "m.npy", units=text)
+        assert torch.equal(target.activations.values, wanted)
+        assert target.name == "m.npy#2:4"
+    assert target.fingerprint != read(tmp_path / "m.npy").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [("4:2", "no range"), ("3/3", "no range"), ("a", "no range"), ("0/4", "4 equal parts"), ("5:9", "which has 6")],
+)
+def test_units_that_are_not_there(tmp_path, matrix, units, message):
+    np.save(tmp_path / "m.npy", matrix)
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path / "m.npy", units=units)

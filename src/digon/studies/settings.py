@@ -93,7 +93,8 @@ class DiagnoseConfig:
     network: bool = False
     """Also run what follows the site, for worlds that have a network."""
     units: str | None = None
-    """Only these, such as 64:128: one head of `layers.0.attn.heads`, or of a module of queries or keys."""
+    """Only these: 64:128, or 3/12 for the fourth of twelve equal parts: one head of `layers.0.attn.heads`, or of the
+    module that makes queries, keys or values."""
     rows: int = 200_000
     """Look at so many rows at most, spread evenly."""
     tokens: int = 100_000

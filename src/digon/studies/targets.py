@@ -12,6 +12,7 @@ many dimensions), those of its generator, and for `mixed` its `parts` (such as r
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Wanted:
     key: str | None = None
     """Name of the tensor in a safetensors file."""
     units: str | None = None
-    """Only these units, such as `64:128`; none: all."""
+    """Only these units, such as `64:128`, or `3/12`, the fourth of twelve equal parts; none: all."""
     rows: int = 200_000
     """At most so many rows, spread evenly."""
     tokens: int = 100_000
@@ -86,26 +87,46 @@ def read_target(text: str, wanted: Wanted, scratch: Callable[[], Path]) -> Targe
     """
     if wanted.rows < 1:
         raise ConfigError(f"at most {wanted.rows} rows", expected="a positive number")
-    chosen = None if wanted.units is None else _units(wanted.units)
+    chosen = None if wanted.units is None else _Choice.read(wanted.units)
     target = _target(text, wanted, scratch)
-    return target if chosen is None else _part(target, *chosen)
+    return target if chosen is None else _part(target, *chosen.of(target))
 
 
-def _units(text: str) -> tuple[int, int]:
-    """The ends of `START:STOP`."""
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-        raise ConfigError(
-            f"no range of units {text!r}", expected="START:STOP, such as 64:128 for the second head of 64"
-        )
-    return int(start), int(stop)
+@dataclass(frozen=True)
+class _Choice:
+    """Units from `start` on, in multiples of a width: `64:128` counts single units, `3/12` twelfths of the site."""
+
+    start: int
+    stop: int
+    parts: int | None = None
+
+    @classmethod
+    def read(cls, text: str) -> "_Choice":
+        """Raises: ConfigError if the text is neither START:STOP nor PART/PARTS."""
+        found = re.fullmatch(r"([0-9]+)([:/])([0-9]+)", text)
+        if not found or int(found[1]) >= int(found[3]):
+            raise ConfigError(
+                f"no range of units {text!r}",
+                expected="START:STOP, such as 64:128, or PART/PARTS counted from 0, such as 3/12 for the fourth of twelve heads",
+            )
+        first, last = int(found[1]), int(found[3])
+        return cls(first, last) if found[2] == ":" else cls(first, first + 1, last)
+
+    def of(self, target: Target) -> tuple[int, int]:
+        """First unit and the one after the last. Raises: ConfigError if the target does not have them."""
+        d = target.activations.d
+        if self.parts and d % self.parts:
+            raise ConfigError(f"{d} units of {target.name} do not make {self.parts} equal parts")
+        width = d // self.parts if self.parts else 1
+        if self.stop * width > d:
+            raise ConfigError(
+                f"units {self.start}:{self.stop} of {target.name}, which has {d}", expected=f"units below {d}"
+            )
+        return self.start * width, self.stop * width
 
 
 def _part(target: Target, start: int, stop: int) -> Target:
     """Some of the units: one head of attention, say. A network that reads all of them cannot be asked about these."""
-    d = target.activations.d
-    if stop > d:
-        raise ConfigError(f"units {start}:{stop} of {target.name}, which has {d}", expected=f"units below {d}")
     name = f"{target.name}#{start}:{stop}"
     part = dataclasses.replace(target.activations, values=target.activations.values[:, start:stop], site=name)
     return dataclasses.replace(
