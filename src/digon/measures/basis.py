@@ -293,8 +293,8 @@ def _views(parts: Float[Tensor, "n r"]) -> Float[Tensor, "3 n r"]:
 def _standard(parts: Float[Tensor, "n r"], view: int) -> Float[Tensor, "n r"]:
     """|s|, s² or tanh s, of mean 0 and length 1."""
     g = (torch.abs, torch.square, torch.tanh)[view](parts)
-    g = g - g.mean(0)
-    return g / g.norm(dim=0).clamp_min(1e-30)
+    g.sub_(g.mean(0))
+    return g.div_(g.norm(dim=0).clamp_min(1e-30))
 
 
 def _squared_correlations(g: Float[Tensor, "*v n r"]) -> float:
