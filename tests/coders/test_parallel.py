@@ -16,7 +16,7 @@ from digon.store import weights
 
 ALL = ("relu", "topk", "batchtopk", "jumprelu", "gated")
 REVIVALS = ("auxiliary", "resample", "forced", "straight_through")
-STEPS = 32
+STEPS = 16
 CONFIG = TrainConfig(steps=200, batch=64, log_every=10, checkpoint_every=50)
 SMALL = SAEConfig(16, 48, 2, dead_after=640)
 GROUPS = {"rows": (2, 1), "latents": (2, 2), "rows and latents": (4, 2)}

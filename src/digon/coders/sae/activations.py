@@ -78,7 +78,7 @@ class Activation:
     """The tensor, subtracted from or added to z, that decides how often a latent fires; None if nothing has to."""
 
     def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
-        """Candidates of a training step; entries of infinity have to be among them."""
+        """Candidates of a training step; those of at least `model.FORCED` have to be among them."""
         raise NotImplementedError
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:

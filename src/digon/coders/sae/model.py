@@ -27,6 +27,9 @@ from .weights import Weights
 BLOCK = 2**22
 """Entries of the pre-activation matrix that are computed at once: about what a core's cache holds."""
 
+FORCED = 1e30
+"""Pre-activations from here on are those of latents that have to be active."""
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -189,11 +192,11 @@ class SAE(Weights):
         best, strongest = z.max(0)
         if not self.group.rows.alone:
             eligible = eligible & self.group.strongest(best)
-        # An entry of infinity is chosen by every activation.
-        z.scatter_(0, strongest[None, :], torch.where(eligible, torch.inf, best)[None, :])
+        # Every activation chooses entries as large as these; where a row has too many of them, the strongest.
+        z.scatter_(0, strongest[None, :], torch.where(eligible, FORCED * (2 + F.softsign(best)), best)[None, :])
         picked = self.activation.pick(self, z)
         found = z[picked.rows, picked.latents]
-        marked = found.isinf()
+        marked = found >= FORCED
         found = torch.where(marked, best[picked.latents], found)
         return found, picked.rows, picked.latents, picked.cut, marked & (found <= picked.cut)
 
