@@ -38,6 +38,7 @@ from .config import learning_rate as learning_rate
 from .folder import CHECKPOINTS as CHECKPOINTS
 from .folder import METRICS as METRICS
 from .folder import Folder, Metrics
+from .folder import missed_l0 as missed_l0
 from .trainer import Trainer as Trainer
 
 Progress = Callable[[Metrics], None]

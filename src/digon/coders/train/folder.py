@@ -30,6 +30,8 @@ METRICS = "metrics.jsonl"
 MISS = 0.2
 """How far the deployed l0 may be from its target, relative to it, before the metrics warn."""
 
+FAR = 2.0
+"""Factor between the two from which on the target was not reached at all."""
 RESCALED = 0.1
 """Relative difference of scales that two samples of the same activations do not have."""
 
@@ -74,7 +76,9 @@ class Folder:
         if found:
             self._since = (time.perf_counter(), float(self.trainer.sums[3]))
             self.clean = self.trainer.step
-            self.lines = [line for line in _read_lines(self.path / METRICS) if int(line["step"]) <= self.trainer.step]
+            step, config = self.trainer.step, self.trainer.config
+            logged = _read_lines(self.path / METRICS) if step >= config.log_every else []
+            self.lines = [line for line in logged if int(line["step"]) <= step]
 
     def save(self, batch: Float[Tensor, "n d"]) -> None:
         """Write a checkpoint after a step on `batch`.
@@ -188,8 +192,15 @@ def _deployed_l0(trainer: Trainer) -> Metrics:
     line: Metrics = {"deployed_l0": l0}
     if abs(l0 - target) > MISS * target:
         share = f"{100 * l0 / target:.0f} % of it"
+        line["far"] = int(not 1 / FAR <= l0 / target <= FAR)
         line["warning"] = f"the deployed l0 is {l0:.3g}, not {target} ({share}): more steps, or another target"
     return line
+
+
+def missed_l0(folder: Path) -> str | None:
+    """What the metrics of a finished SAE say if its deployed l0 is not even near to the target."""
+    last = _read_lines(folder / METRICS)[-1]
+    return str(last["warning"]) if last.get("far") else None
 
 
 def _read_lines(path: Path) -> list[Metrics]:
