@@ -74,7 +74,7 @@ def fvu(folder) -> list[float]:
 
 @pytest.mark.parametrize("grid", ["rows", "latents"])
 def test_training_is_that_of_one_process(grid, tmp_path):
-    saes, config = {a: replace(SMALL, activation=a) for a in ALL}, replace(CONFIG, steps=60)
+    saes, config = {a: replace(SMALL, activation=a) for a in ALL}, replace(CONFIG, steps=40)
     n, shards = GROUPS[grid]
     train_all(tmp_path / "one", saes, config)
     assert run(n, train_all, tmp_path / "many", saes, config, None, None, shards) == [0] * n

@@ -3,6 +3,7 @@
 import json
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,33 +47,40 @@ def state(folder: Path) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("source", ["iterator", "store"])
-def test_200_steps_are_100_a_kill_and_100(processes, source, store, tmp_path):
-    rows = store if source == "store" else None
-    done = [0] * processes
-    assert run(processes, train_all, tmp_path / "whole", SAES, CONFIG, rows) == done
-    answers = run(processes, train_all, tmp_path / "killed", SAES, CONFIG, rows, (processes - 1, STOP))
+@pytest.fixture(scope="module", params=[1, 2])
+def whole(request, store, tmp_path_factory) -> tuple[int, dict[str, object]]:
+    """What so many processes leave that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(request.param, train_all, folder, SAES, CONFIG, store) == [0] * request.param
+    return request.param, state(folder)
+
+
+@pytest.mark.parametrize("source", ["shards", "iterator"])
+def test_200_steps_are_100_a_kill_and_100(source, whole, store, tmp_path):
+    processes, wanted = whole
+    train_from = partial(train_all, iterated=source == "iterator")
+    answers = run(processes, train_from, tmp_path, SAES, CONFIG, store, (processes - 1, STOP))
     assert answers.pop() == -signal.SIGKILL
     for kind, text in answers:  # of the processes that were left
         assert kind == "PeerError"
         assert "another process of this run has stopped" in text
         assert "goes on from the last checkpoint" in text
     for name in SAES:
-        found = sorted(file.name for file in (tmp_path / "killed" / name / CHECKPOINTS).glob("[0-9]*"))
+        found = sorted(file.name for file in (tmp_path / name / CHECKPOINTS).glob("[0-9]*"))
         assert found == ["00000050.safetensors", "00000100.safetensors"]
-    assert run(processes, train_all, tmp_path / "killed", SAES, CONFIG, rows) == done
-    assert state(tmp_path / "killed") == state(tmp_path / "whole")
+    assert run(processes, train_from, tmp_path, SAES, CONFIG, store) == [0] * processes
+    assert state(tmp_path) == wanted
 
 
 @pytest.mark.parametrize(("first", "then", "shards"), [(1, 2, 1), (2, 1, 1), (2, 2, 2)])
 def test_another_number_of_processes_goes_on(first, then, shards, tmp_path):
     # The same up to the rounding of sums.
-    config = replace(CONFIG, steps=60, checkpoint_every=40, log_every=10)
-    train_all(tmp_path / "whole", SAES, config)
-    assert -signal.SIGKILL in run(first, train_all, tmp_path / "cut", SAES, config, None, (0, 50))
-    assert run(then, train_all, tmp_path / "cut", SAES, config, None, None, shards) == [0] * then
-    for name in SAES:
+    config = replace(CONFIG, steps=40, checkpoint_every=20, log_every=10)
+    saes = {name: SAES[name] for name in ("batchtopk", "gated")}
+    train_all(tmp_path / "whole", saes, config)
+    assert -signal.SIGKILL in run(first, train_all, tmp_path / "cut", saes, config, None, (0, 30))
+    assert run(then, train_all, tmp_path / "cut", saes, config, None, None, shards) == [0] * then
+    for name in saes:
         whole, cut = (formats.load(tmp_path / where / name).state_dict() for where in ("whole", "cut"))
         for key, wanted in whole.items():
             gap = (cut[key] - wanted).abs().max() / wanted.abs().max()
@@ -83,14 +91,16 @@ def test_another_number_of_processes_goes_on(first, then, shards, tmp_path):
 
 
 def test_an_iterator_that_gives_other_batches_does_not_go_on(tmp_path):
+    config = replace(CONFIG, steps=60, checkpoint_every=20)
+
     def stopped(start):
         for step, x in enumerate(endless(start), start):
-            if step == 70:
+            if step == 50:
                 raise KeyboardInterrupt
             yield x
 
     with pytest.raises(KeyboardInterrupt):
-        train(SAES["topk"], stopped, CONFIG, tmp_path)
+        train(SAES["topk"], stopped, config, tmp_path)
     calls = []
 
     def unseeded():
@@ -99,8 +109,8 @@ def test_an_iterator_that_gives_other_batches_does_not_go_on(tmp_path):
         yield draw(0)
         yield from (draw(1000 * len(calls) + step) for step in range(1000))
 
-    with pytest.raises(ConfigError, match="batch 49 is not the one"):
-        train(SAES["topk"], from_iterable(unseeded), CONFIG, tmp_path)
-    whole = train(SAES["topk"], endless, CONFIG, tmp_path / "whole")
-    cut = train(SAES["topk"], from_iterable(lambda: endless(0)), CONFIG, tmp_path)
+    with pytest.raises(ConfigError, match="batch 39 is not the one"):
+        train(SAES["topk"], from_iterable(unseeded), config, tmp_path)
+    whole = train(SAES["topk"], endless, config, tmp_path / "whole")
+    cut = train(SAES["topk"], from_iterable(lambda: endless(0)), config, tmp_path)
     assert torch.equal(whole.W_enc, cut.W_enc)

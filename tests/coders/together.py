@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import distributed as dist
 from digon import rng
 from digon.coders import parallel
 from digon.coders.sae import SAEConfig
-from digon.coders.train import Batches, Calibration, TrainConfig, Trainer, from_store, train_many
+from digon.coders.train import Batches, Calibration, TrainConfig, Trainer, from_iterable, from_store, train_many
 from digon.store import weights
 from digon.store.shards import ActivationStore
 
@@ -103,9 +104,15 @@ def train_all(
     store: Path | None = None,
     kill: tuple[int, int] | None = None,
     shards: int = 1,
+    iterated: bool = False,
 ) -> None:
-    """Train SAEs on one pass; `kill` is the process, and the batch at which it kills itself."""
+    """Train SAEs on one pass; `kill` is the process, and the batch at which it kills itself.
+
+    `iterated`: what the store gives comes from an iterator that can only be started at its beginning.
+    """
     batches: Batches = endless if store is None else from_store(ActivationStore.open(store), "mlp", config)
+    if iterated:
+        batches = from_iterable(partial(batches, 0))
     group = parallel.current(shards)
 
     def deadly(start: int) -> Iterator[Tensor]:
