@@ -6,6 +6,7 @@
 import argparse
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,7 +90,8 @@ def harvest(
 def decode(settings: Annotated[DecodeConfig, tyro.conf.arg(name="")]) -> dict[str, Any]:
     """Train sparse autoencoders on harvested activations and write them in SAELens' layout.
 
-    Killed at any moment, the same command goes on where it was.
+    Killed at any moment, the same command goes on where it was. `torchrun --nproc-per-node N -m digon.cli decode …` trains in
+    N processes, with the result of one up to the rounding of sums.
 
     Args:
         settings: what to decode, and with which autoencoders.
@@ -265,7 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
         return 130
-    _print(result, as_json)
+    if result:  # of several processes, only the first one has something to say
+        _print(result, as_json)
     return 1 if result.get("failed") else 0
 
 
@@ -301,7 +304,8 @@ def _fail(error: DigonError, as_json: bool) -> int:
         fields = {"error": error.problem, "expected": error.expected, "hint": error.hint}
         print(json.dumps(fields), file=sys.stderr)
     else:
-        print(f"error: {error}", file=sys.stderr)
+        process = f" in process {os.environ.get('RANK')}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        print(f"error{process}: {error}", file=sys.stderr)
     return error.exit_code
 
 

@@ -10,6 +10,7 @@
     └── RunError                  the request was fine, carrying it out failed (exit code 1)
         ├── CorruptError          a file of ours is damaged: its checksum or shape is wrong
         ├── NonFiniteError        NaN or infinity where numbers were expected
+        ├── PeerError             another process of the same run has stopped
         └── StorageError          the disk refused a write (full, read-only, no permission)
 
 Every message says what is wrong with which value, what was expected, and how to fix it.
@@ -75,6 +76,10 @@ class CorruptError(RunError):
 
 class NonFiniteError(RunError):
     """NaN or infinity where numbers were expected."""
+
+
+class PeerError(RunError):
+    """Another process of the same run has stopped."""
 
 
 class StorageError(RunError):

@@ -1,5 +1,4 @@
 import dataclasses
-import errno
 import itertools
 import json
 import math
@@ -14,7 +13,6 @@ from digon.coders.train import (
     METRICS,
     TrainConfig,
     Trainer,
-    folder,
     from_iterable,
     from_rows,
     learning_rate,
@@ -85,7 +83,8 @@ def broken_after(Planted, step: int, value: float):
 
 @pytest.mark.parametrize(("step", "value"), [(0, math.nan), (20, math.nan), (20, math.inf)])
 def test_nan_is_reported_and_never_kept(Planted, tmp_path, step, value):
-    with pytest.raises(NonFiniteError, match="NaN or infinity"):
+    where = f"batch {step} holds NaN or infinity in 1 of 512 rows, first in row 3 at unit 0"
+    with pytest.raises(NonFiniteError, match=where):
         train(SMALL, broken_after(Planted, step, value), SHORT, tmp_path / "sae")
     assert not (tmp_path / "sae" / formats.CONFIG).exists()
     if (tmp_path / "sae" / CHECKPOINTS).exists():  # from step 16, before the NaN
@@ -140,24 +139,6 @@ def test_damaged_checkpoints_are_refused(tmp_path, Planted):
         file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(CorruptError):
         train(SMALL, Planted(), SHORT, tmp_path)
-
-
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, Planted, monkeypatch):
-    written = []
-
-    def write(path, tensors):
-        if len(written) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(path)
-        return real(path, tensors)
-
-    real = folder.weights.write_tensors
-    monkeypatch.setattr(folder.weights, "write_tensors", write)
-    with pytest.raises(OSError, match="No space"):
-        train(SMALL, Planted(), SHORT, tmp_path)
-    assert sorted((tmp_path / CHECKPOINTS).iterdir()) == written
-    monkeypatch.undo()
-    train(SMALL, Planted(), SHORT, tmp_path)
 
 
 @pytest.mark.parametrize("start", [0, 3])
@@ -220,5 +201,6 @@ def test_an_l0_out_of_reach_is_a_warning_in_the_metrics(tmp_path, Planted):
     train(SAEConfig(16, 32, 3, "topk"), Planted(), config, tmp_path / "near")
     last = {n: json.loads((tmp_path / n / METRICS).read_text().splitlines()[-1]) for n in ("far", "near")}
     assert last["far"]["deployed_l0"] < 24
-    assert "not 30" in last["far"]["warning"]
+    reached = last["far"]["deployed_l0"]
+    assert f"the deployed l0 is {reached:.3g}, not 30 ({100 * reached / 30:.0f} % of it)" in last["far"]["warning"]
     assert "warning" not in last["near"]

@@ -7,7 +7,7 @@
 
 The manifest is the commit point: a shard exists once the manifest lists it. A harvest that is killed starts again at
 `ShardWriter.cursor` and overwrites whatever the manifest does not list, so it ends in the same bytes as an undisturbed
-one. Rows are read through memory maps; a global shuffle costs 8 bytes per row and no copy of the data.
+one. Rows are read through memory maps where some are asked for, and streamed for training (see `stream`).
 """
 
 import dataclasses
@@ -15,16 +15,17 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import config, rng
+from .. import config
 from ..errors import ConfigError, CorruptError, PathError, SiteError, did_you_mean
 from ..tensors import Activations
-from . import files, weights
+from . import files, stream, weights
 
 FORMAT = 1
 MOMENT_ROWS = 96
@@ -207,10 +208,6 @@ class ActivationStore:
         self._shards = manifest.shards
         self._starts = torch.tensor([0, *(shard.rows for shard in manifest.shards)]).cumsum(0)
         self._maps: dict[str, list[Tensor]] = {}
-        rows = [weights.read_tensors(root / f"rows/{i:05d}.safetensors") for i in range(len(self._shards))]
-        self.tokens, self.documents, self.positions = (
-            torch.cat([shard[name] for shard in rows]).long() for name in ("tokens", "documents", "positions")
-        )
 
     @classmethod
     def open(cls, root: Path, verify: bool = True) -> "ActivationStore":
@@ -235,6 +232,25 @@ class ActivationStore:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @cached_property
+    def tokens(self) -> Int[Tensor, " n"]:
+        """Token id of every row."""
+        return self._label("tokens")
+
+    @cached_property
+    def documents(self) -> Int[Tensor, " n"]:
+        """Document of every row, as an index into `document_ids`."""
+        return self._label("documents")
+
+    @cached_property
+    def positions(self) -> Int[Tensor, " n"]:
+        """Position of every row in its document."""
+        return self._label("positions")
+
+    def _label(self, name: str) -> Int[Tensor, " n"]:
+        files_of_rows = [self.root / f"rows/{i:05d}.safetensors" for i in range(len(self._shards))]
+        return torch.cat([weights.read_tensors(file)[name] for file in files_of_rows]).long()
 
     @property
     def n_rows(self) -> int:
@@ -267,30 +283,26 @@ class ActivationStore:
 
     def batches(self, site: str, size: int) -> Iterator[Float[Tensor, "b d"]]:
         """All rows in order, `size` at a time."""
+        shards = self._streamed(site)
         for start in range(0, len(self), size):
-            yield self.values(site, slice(start, start + size))
+            yield shards.read([(start, min(start + size, len(self)))]).float()
 
     def shuffled(self, site: str, size: int, seed: int, start: int = 0) -> Iterator[Float[Tensor, "b d"]]:
-        """Endless batches, every epoch a fresh permutation of all rows; `start` skips batches at no cost.
+        """Endless batches, every epoch in a fresh random order of all rows (see `stream`); `start` skips batches at no cost.
 
-        The rows within a batch come in storage order. Rows left over at the end of an epoch are dropped.
+        Rows left over at the end of an epoch are dropped. Raises: ConfigError for more rows than there are.
         """
-        per_epoch = len(self) // size
-        if per_epoch == 0:
+        if size > len(self):
             raise ConfigError(
                 f"batches of {size} rows asked of {len(self)} rows",
                 expected=f"a batch of at most {len(self)}",
             )
-        step = start
-        while True:
-            order = torch.randperm(len(self), generator=rng.stream(seed, "shuffle", step // per_epoch))
-            for i in range(step % per_epoch, per_epoch):
-                yield self.values(site, order[i * size : (i + 1) * size].sort().values)
-                step += 1
+        shards = self._streamed(site)
+        yield from stream.shuffled(shards, stream.Order.of(len(self), size, shards.bytes_per_row, seed), start)
 
     def moments(self, site: str) -> tuple[int, Float[Tensor, " d"], Float[Tensor, " d"]]:
         """Row count, mean and mean square per unit in float64, from the sums kept with every shard."""
-        self._mapped(site)
+        self._check(site)
         total = torch.zeros(2, self.sites[site], dtype=torch.float64)
         for i in range(len(self._shards)):
             tensors = weights.read_tensors(self._path(site, i))
@@ -301,13 +313,20 @@ class ActivationStore:
     def _path(self, site: str, shard: int) -> Path:
         return self.root / f"sites/{site}/{shard:05d}.safetensors"
 
-    def _mapped(self, site: str) -> list[Tensor]:
+    def _streamed(self, site: str) -> stream.Shards:
+        self._check(site)
+        return stream.Shards([self._path(site, i) for i in range(len(self._shards))], self._starts.tolist(), "values")
+
+    def _check(self, site: str) -> None:
         if site not in self.sites:
             raise SiteError(
                 f"no activations of site {site!r} in {self.root}",
                 expected=f"one of {', '.join(self.sites)}",
                 hint=did_you_mean(site, self.sites),
             )
+
+    def _mapped(self, site: str) -> list[Tensor]:
+        self._check(site)
         if site not in self._maps:
             paths = [self._path(site, i) for i in range(len(self._shards))]
             self._maps[site] = [weights.read_tensors(path)["values"] for path in paths]

@@ -6,6 +6,7 @@ Writing streams every tensor from where it lies; the library's own writer first 
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
@@ -18,6 +19,8 @@ from . import files
 
 PIECE = 1 << 22
 """Bytes that are hashed or written together."""
+HEADER = 1 << 26
+"""Bytes that a header may have."""
 TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -61,6 +64,33 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} is not a readable safetensors file: {error}",
             expected="a whole safetensors file (other formats, pickles above all, are never opened)",
         ) from None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in a file."""
+
+    offset: int
+    """Bytes before it."""
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def locate(path: Path, name: str) -> Place:
+    """Find a tensor in a safetensors file, to read parts of it.
+
+    Raises: PathError if the file is missing; CorruptError if it is damaged or has no such tensor.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            found = json.loads(file.read(min(length, HEADER)))[name]
+        kinds = {text: kind for kind, text in TYPES.items()}
+        return Place(8 + length + found["data_offsets"][0], kinds[found["dtype"]], tuple(found["shape"]))
+    except FileNotFoundError:
+        raise PathError(f"no file at {path}", expected="a safetensors file") from None
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise CorruptError(f"{path} holds no readable tensor {name!r}: {error}") from None
 
 
 def _pieces(tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> Iterator[memoryview]:

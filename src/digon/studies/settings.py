@@ -68,6 +68,8 @@ class DecodeConfig:
     """Tokens per step."""
     lr: float | None = None
     """Largest learning rate; none: 2e-4 times the root of 16,384 over the latents."""
+    shards: int = 1
+    """Of the processes that torchrun started, so many hold a part of the latents each; the others share the rows of a batch."""
     seed: int = 0
     """Seed of initialization and order."""
     device: str = "cpu"

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
+from ..coders import parallel
 from ..coders.base import evaluate
 from ..coders.sae import Nested, SAEConfig
-from ..coders.train import TrainConfig, from_store, train_many
+from ..coders.train import TrainConfig, from_store, missed_l0, train_many
 from ..errors import PathError
 from ..hosts.corpus import python_corpus, read_corpus
 from ..hosts.harvest import HarvestConfig, harvest
@@ -41,20 +42,26 @@ def harvest_to(
 def decode_run(config: DecodeConfig) -> dict[str, Any]:
     """Train autoencoders on a site of a run or of a folder of shards, each into a folder of `<run>/sae`.
 
+    Started by torchrun, all processes train together, and only the first one has something to say.
     Raises: ConfigError for settings that make no sense; PathError if nothing was harvested there.
     """
     root = config.run / "activations" if (config.run / "activations").is_dir() else config.run
     if not root.is_dir():
         raise PathError(f"no folder {config.run}", expected="a run, or a folder of harvested shards")
-    store = ActivationStore.open(root)
-    store.values(config.site, slice(0, 1))  # tells which sites there are, if this is none
-    wanted = {config.run / "sae" / _name(sae, config.site): sae for sae in _saes(config, store.sites[config.site])}
-    training = TrainConfig(
-        steps=config.steps, batch=min(config.batch, len(store)), lr=config.lr, seed=config.seed, device=config.device
-    )
-    sentences: list[str] = []
-    trained = train_many(wanted, from_store(store, config.site, training), training)
+    with parallel.joined(config.device):
+        group = parallel.current(config.shards)
+        store = ActivationStore.open(root, verify=group.first)
+        store.values(config.site, slice(0, 1))  # tells which sites there are, if this is none
+        wanted = {config.run / "sae" / _name(sae, config.site): sae for sae in _saes(config, store.sites[config.site])}
+        batch = min(config.batch, len(store) // group.rows.size * group.rows.size)
+        training = TrainConfig(steps=config.steps, batch=batch, lr=config.lr, seed=config.seed, device=config.device)
+        trained = train_many(wanted, from_store(store, config.site, training), training, group=group)
+    if not group.first:
+        return {}
+    sentences, failed = list[str](), list[str]()
     for folder, sae in trained.items():
+        missed = missed_l0(folder)
+        failed += [f"{folder.name}: {missed}"] if missed else []
         with torch.inference_mode():
             Latents.encode(sae, store, config.site, config.device).save(folder / "codes.safetensors")
             totals = evaluate(sae, store.batches(config.site, PIECE))
@@ -65,6 +72,7 @@ def decode_run(config: DecodeConfig) -> dict[str, Any]:
     first = next(iter(trained))
     return {
         "sentences": sentences,
+        "failed": failed,
         "weights": str(first) if len(trained) == 1 else [str(folder) for folder in trained],
         "next": f"load it with SAELens, or in Python: digon.coders.formats.load(Path({str(first)!r}))",
     }

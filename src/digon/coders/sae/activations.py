@@ -58,6 +58,10 @@ class Picked:
     latents: Int[Tensor, " nnz"]
     cut: Float[Tensor, ""] | Float[Tensor, " nnz"]
 
+    def where(self, chosen: Bool[Tensor, " nnz"]) -> "Picked":
+        """Only some of the pairs, each with a cut of its own."""
+        return Picked(self.rows[chosen], self.latents[chosen], self.cut[chosen])
+
 
 class Activation:
     """What an activation may differ in; the defaults are those of relu."""
@@ -74,7 +78,7 @@ class Activation:
     """The tensor, subtracted from or added to z, that decides how often a latent fires; None if nothing has to."""
 
     def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
-        """Candidates of a training step; entries of infinity have to be among them."""
+        """Candidates of a training step; those of at least `model.FORCED` have to be among them."""
         raise NotImplementedError
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
@@ -119,14 +123,16 @@ class TopK(Activation):
 
     def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
         """The largest of every row."""
-        values, indices = sparse.rowwise_top(z, _candidates(sae))
+        count = _candidates(sae)
+        values, indices = sparse.rowwise_top(z, min(count, sae.held))
         rows = torch.arange(len(z), device=z.device).repeat_interleave(values.shape[1])
-        smallest = values.topk(round(sae.budget), dim=1).values[:, -1:]
-        return Picked(rows, indices.reshape(-1), _below(smallest).expand_as(values).reshape(-1))
+        inside, smallest = sae.group.contest_by_row(values, count, round(sae.budget))
+        picked = Picked(rows, indices.reshape(-1), _below(smallest).expand_as(values).reshape(-1))
+        return picked if inside is None else picked.where(inside.reshape(-1))
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """What is above the cut of its row."""
-        return _jump(sae, pairs, _moving_cut(sae, pairs, len(pairs.support.row_starts)))
+        return _jump(sae, pairs, _moving_row_cut(sae, pairs))
 
     def deployed(self, sae: Weights, z: Float[Tensor, "n k"]) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
         """The largest of every row."""
@@ -142,13 +148,16 @@ class BatchTopK(Activation):
 
     def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
         """The largest of the batch."""
-        flat = sparse.overall_top(z, _candidates(sae, len(z)))
-        smallest = z.view(-1)[flat].topk(round(sae.budget * len(z))).values[-1]
+        n = len(z) * sae.group.rows.size
+        count = _candidates(sae, n)
+        flat = sparse.overall_top(z, min(count, z.numel()))
+        inside, smallest = sae.group.contest(z.view(-1)[flat], count, round(sae.budget * n))
+        flat = flat if inside is None else flat[inside]
         return Picked(flat // z.shape[1], flat % z.shape[1], _below(smallest))
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """What is above the cut of the batch."""
-        return _jump(sae, pairs, _moving_cut(sae, pairs, 1))
+        return _jump(sae, pairs, _moving_cut(sae, pairs))
 
     def deployed(self, sae: Weights, z: Float[Tensor, "n k"]) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
         """What is above the threshold."""
@@ -202,8 +211,8 @@ class Gated(ReLU):
 
     def side_error(self, sae: Weights, pairs: Pairs, x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
         """What ReLU(z) reconstructs by itself, with the decoder held still."""
-        rebuilt = sparse.decode(_open(sae, pairs), sae.W_dec.detach(), pairs.support) + sae.b_dec.detach()
-        return (rebuilt - x).square().mean()
+        rebuilt = sparse.decode(_open(sae, pairs), sae.W_dec.detach(), pairs.support)
+        return (sae.group.latents.merged(rebuilt) + sae.b_dec.detach() - x).square().mean()
 
     def deployed(self, sae: Weights, z: Float[Tensor, "n k"]) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
         """Magnitudes behind open gates."""
@@ -277,16 +286,29 @@ def _jump(sae: Weights, pairs: Pairs, cut: Tensor | None) -> Float[Tensor, " nnz
     return codes + pairs.cut / sae.config.kernel * near * lift
 
 
-def _moving_cut(sae: Weights, pairs: Pairs, contests: int) -> Float[Tensor, " nnz"] | None:
+def _moving_cut(sae: Weights, pairs: Pairs) -> Float[Tensor, ""] | None:
     """The cut of a contest for a fixed number of places, with its gradient: who rises pushes others out.
 
     Smoothed, the number above the cut stays the same, so the cut moves as the mean of the pairs near to it.
     """
     if sae.config.rescue != "straight_through":
         return None
-    near = _near(sae, pairs).view(contests, -1)
-    mean = (near * pairs.z.view(contests, -1)).sum(1, keepdim=True) / near.sum(1, keepdim=True).clamp_min(1)
-    return mean.expand_as(near).reshape(-1)
+    near = _near(sae, pairs)
+    return sae.group.total((near * pairs.z).sum()) / sae.group.total(near.sum()).clamp_min(1)
+
+
+def _moving_row_cut(sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"] | None:
+    """The same where every row is a contest of its own."""
+    if sae.config.rescue != "straight_through":
+        return None
+    near, rows, across = _near(sae, pairs), pairs.support.rows, sae.group.latents
+    if across.alone:
+        near = near.view(len(pairs.support.row_starts), -1)
+        mean = (near * pairs.z.view_as(near)).sum(1, keepdim=True) / near.sum(1, keepdim=True).clamp_min(1)
+        return mean.expand_as(near).reshape(-1)
+    parts = torch.stack([near * pairs.z, near], dim=1)
+    sums = across.total(parts.new_zeros(len(pairs.support.row_starts), 2).index_add(0, rows, parts))
+    return (sums[:, 0] / sums[:, 1].clamp_min(1))[rows]
 
 
 def _size(sae: Weights, codes: Float[Tensor, " nnz"], pairs: Pairs) -> Float[Tensor, ""]:

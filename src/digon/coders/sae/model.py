@@ -18,6 +18,7 @@ from ...errors import ConfigError
 from ...tensors import Codes, Dictionary
 from .. import sparse
 from ..base import check_width
+from ..parallel import Group
 from .activations import ACTIVATIONS, Pairs
 from .config import SAEConfig
 from .nested import Prefixes
@@ -25,6 +26,9 @@ from .weights import Weights
 
 BLOCK = 2**22
 """Entries of the pre-activation matrix that are computed at once: about what a core's cache holds."""
+
+FORCED = 1e30
+"""Pre-activations from here on are those of latents that have to be active."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,13 @@ class SAE(Weights):
     Raises: ConfigError if the settings make no sense.
     """
 
-    def __init__(self, config: SAEConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: SAEConfig, group: Group | None = None) -> None:
+        super().__init__(config, group)
         self.activation = ACTIVATIONS[config.activation]
         for name, value in self.activation.learned.items():
-            self.register_parameter(name, nn.Parameter(torch.full((config.width,), value)))
+            self.register_parameter(name, nn.Parameter(torch.full((self.held,), value)))
         for name, value in self.activation.tracked.items():
-            self.register_buffer(name, torch.full((config.width,), value))
+            self.register_buffer(name, torch.full((self.held,), value))
 
     @property
     def dictionary(self) -> Dictionary:
@@ -83,14 +87,14 @@ class SAE(Weights):
 
     def preactivations(self, x: Float[Tensor, "n d"], latents: Tensor | slice = slice(None)) -> Float[Tensor, "n k"]:
         """z, of all latents or of the chosen ones."""
-        return F.linear(x - self.b_dec, self.W_enc[latents], self.b_enc[latents])
+        return F.linear(x - self.group.latents.shared(self.b_dec), self.W_enc[latents], self.b_enc[latents])
 
     def forward(
         self, x: Float[Tensor, "n d"], eligible: Bool[Tensor, " k"] | None = None, prefixes: Prefixes | None = None
     ) -> Pass:
         """Training pass: gradients flow through the pairs that take part, and nowhere else.
 
-        `eligible` latents are active at least on the row where their pre-activation is largest.
+        `eligible` latents are active at least on the row of the batch where their pre-activation is largest.
         """
         with torch.no_grad():
             found, rows, latents, cut, forced = self._select(x, eligible)
@@ -99,14 +103,15 @@ class SAE(Weights):
                 found, rows, latents = found[order], rows[order], latents[order]
                 cut = cut[order] if cut.ndim else cut
                 forced = None if forced is None else forced[order]
-        support = sparse.Support.of(rows, latents, len(x), self.config.width)
-        z = sparse.encode(found, x, (self.W_enc, self.b_enc, self.b_dec), support)
+        support = sparse.Support.of(rows, latents, len(x), self.held)
+        across = self.group.latents
+        z = sparse.encode(found, x, (self.W_enc, self.b_enc, across.shared(self.b_dec)), support)
         pairs = Pairs(z, cut, forced, support)
         values = self.activation.codes(self, pairs)
         if prefixes is None:
-            reconstruction = sparse.decode(values, self.W_dec, support) + self.b_dec
+            reconstruction = across.merged(sparse.decode(values, self.W_dec, support)) + self.b_dec
             return Pass(reconstruction, values, pairs, reconstruction[:, None])
-        nested = prefixes.decode(values, self.W_dec, support) + self.b_dec
+        nested = across.merged(prefixes.decode(values, self.W_dec, support)) + self.b_dec
         return Pass(nested[:, -1], values, pairs, nested)
 
     @torch.no_grad()
@@ -118,7 +123,7 @@ class SAE(Weights):
         name = self.activation.offset
         if name is None:
             return
-        chosen = torch.arange(self.config.width, device=x.device) if latents is None else latents
+        chosen = torch.arange(self.held, device=x.device) if latents is None else latents
         self.b_enc[chosen] = 0
         share = min(self.budget / self.config.width, 0.5)
         rank = min(max(round(share * len(x)), 1), len(x) - 1)
@@ -179,17 +184,19 @@ class SAE(Weights):
             found, rows, latents, cuts = ([part[i] for part in parts] for i in range(4))
             cut = torch.cat(cuts) if cuts[0].ndim else cuts[0]
             return torch.cat(found), torch.cat(rows), torch.cat(latents), cut, None
-        z = x.new_empty(len(x), self.config.width)
+        z = x.new_empty(len(x), self.held)
         for rows, into in zip(self._blocks(x), self._blocks(z), strict=True):
             torch.addmm(self.b_enc, rows - self.b_dec, self.W_enc.T, out=into)
         if eligible is None:
             return *self._pick(z, 0), None
         best, strongest = z.max(0)
-        # An entry of infinity is chosen by every activation.
-        z.scatter_(0, strongest[None, :], torch.where(eligible, torch.inf, best)[None, :])
+        if not self.group.rows.alone:
+            eligible = eligible & self.group.strongest(best)
+        # Every activation chooses entries as large as these; where a row has too many of them, the strongest.
+        z.scatter_(0, strongest[None, :], torch.where(eligible, FORCED * (2 + F.softsign(best)), best)[None, :])
         picked = self.activation.pick(self, z)
         found = z[picked.rows, picked.latents]
-        marked = found.isinf()
+        marked = found >= FORCED
         found = torch.where(marked, best[picked.latents], found)
         return found, picked.rows, picked.latents, picked.cut, marked & (found <= picked.cut)
 

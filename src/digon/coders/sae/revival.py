@@ -34,15 +34,21 @@ def auxiliary_loss(
 
     Range: 0 to about 1, relative to the variance of the residual.
     """
+    rows, across = sae.group.rows, sae.group.latents
     z = sae.preactivations(x, dead)
     # ReLU, with the gradient of the identity: a latent that is negative everywhere has to learn, too.
     codes = z.relu() + torch.where(z > 0, 0.0, z - z.detach())
     count = max(sae.config.d_in // 2, 1)
-    if count < len(dead):
-        chosen = sparse.rowwise_top(z.detach(), count)[1]
-        codes = torch.zeros_like(z).scatter(1, chosen, codes.gather(1, chosen))
-    miss = (codes @ sae.W_dec[dead] - residual).square().sum()
-    spread = (residual - residual.mean(0)).square().sum()
+    if count < len(dead) or not across.alone:
+        # A process may have no dead latents while others do.
+        top = sparse.rowwise_top(z.detach(), min(count, len(dead))) if len(dead) else (z.detach(), z.long())
+        values, chosen = top
+        inside, _ = sae.group.contest_by_row(values, count, count) if not across.alone else (None, None)
+        kept = codes.gather(1, chosen)
+        codes = torch.zeros_like(z).scatter(1, chosen, kept if inside is None else kept * inside)
+    miss = (across.merged(codes @ sae.W_dec[dead]) - residual).square().sum()
+    mean = rows.add(residual.mean(0)) / rows.size
+    spread = rows.add((residual - mean).square().sum())
     return miss / spread.clamp_min(torch.finfo(spread.dtype).tiny)
 
 
@@ -63,13 +69,21 @@ def resample(
     dead: Int[Tensor, " m"],
     step: int,
 ) -> None:
-    """Start dead latents again: the atom is the residual of a row, drawn with a chance in proportion to its square."""
+    """Start dead latents again: the atom is the residual of a row, drawn with a chance in proportion to its square.
+
+    `dead` are those that this process holds; `x` and `residual` its rows.
+    """
+    rows, across = sae.group.rows, sae.group.latents
+    x, residual = rows.gather(x), rows.gather(residual)
     weight = residual.square().sum(1).double().cpu().clamp_min(1e-30)
-    rows = torch.multinomial(weight, len(dead), replacement=True, generator=rng.stream(sae.config.seed, "rows", step))
-    atoms = F.normalize(residual[rows.to(x.device)], dim=1)
-    alive = torch.ones(sae.config.width, dtype=torch.bool, device=x.device).index_fill(0, dead, False)
+    counts = across.stack(torch.tensor(len(dead), device=x.device)).tolist()
+    source = rng.stream(sae.config.seed, "rows", step)
+    drawn = torch.multinomial(weight, sum(counts), replacement=True, generator=source)
+    drawn = drawn.split(counts)[across.index].to(x.device)
+    atoms = F.normalize(residual[drawn], dim=1)
+    alive = torch.ones(sae.held, dtype=torch.bool, device=x.device).index_fill(0, dead, False)
     norms = sae.W_enc.norm(dim=1)
-    norm = torch.where(alive, norms, 0).sum() / alive.sum().clamp_min(1)
+    norm = across.add(torch.where(alive, norms, 0).sum()) / across.add(alive.sum()).clamp_min(1)
     sae.W_dec[dead] = atoms
     if not sae.config.tied:
         sae.W_enc[dead] = ENCODER * norm * atoms
@@ -78,6 +92,6 @@ def resample(
         getattr(sae, name)[dead] = value
     sae.balance(x, dead)
     for parameter in sae.parameters():
-        if parameter.shape[0] == sae.config.width and parameter is not sae.b_dec:
+        if parameter is not sae.b_dec:
             for part in ("exp_avg", "exp_avg_sq"):
                 optimizer.state[parameter][part][dead] = 0

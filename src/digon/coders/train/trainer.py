@@ -1,6 +1,7 @@
 """One SAE in training: its state, one step, and that state as named tensors."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from ... import config as configs
 from ...errors import NonFiniteError
+from ..parallel import Group
 from ..sae import SAE, SAEConfig
 from ..sae.model import Pass
 from ..sae.nested import Prefixes, frequency_order
@@ -24,14 +26,20 @@ BALANCE_ROWS = 8192
 
 
 class Trainer:
-    """Everything that a step of one SAE reads and changes."""
+    """Everything that a step of one SAE reads and changes.
 
-    def __init__(self, sae_config: SAEConfig, config: TrainConfig, data: Calibration) -> None:
+    Raises: ConfigError if the settings make no sense, or cannot be divided among the processes of the group.
+    """
+
+    def __init__(
+        self, sae_config: SAEConfig, config: TrainConfig, data: Calibration, group: Group | None = None
+    ) -> None:
         self.config = config
+        self.group = group or Group()
         self.scale = data.scale
         self.center = data.center
         device = data.center.device
-        self.sae = SAE(sae_config).to(device)
+        self.sae = SAE(sae_config, self.group).to(device)
         self.sae.b_dec.data.copy_(self.center)
         self.sae.budget = budget(0, self.sae.target_l0, sae_config.width, config)
         self.sae.balance(data.sample[:BALANCE_ROWS])
@@ -40,32 +48,36 @@ class Trainer:
         self.optimizer = torch.optim.Adam(groups, lr=0.0, fused=True)
         self.controller = Controller(config.steps, device)
         self.step = 0
-        self.silent = torch.zeros(sae_config.width, dtype=torch.int64, device=device)
+        self.silent = torch.zeros(self.sae.held, dtype=torch.int64, device=device)
         self.dead = self.silent.new_zeros(0)
-        self.frequency = torch.zeros(sae_config.width, device=device)
+        """Dead latents of this process, and their number in all processes."""
+        self.n_dead = 0
+        self.frequency = torch.zeros(self.sae.held, device=device)
         self.sums = torch.zeros(4, device=device)
         """Squared errors, squared distances from the mean, active pairs and rows since the last line of metrics."""
         self.last = data.sample
-        """The newest batch, in units of the scale."""
+        """This process's rows of the newest batch, in units of the scale."""
         self.key = "-".join([configs.digest(sae_config), configs.digest(config), data.fingerprint])
 
     def advance(self, batch: Tensor) -> None:
-        """One step on a batch of raw activations.
+        """One step on a batch of raw activations, which all processes are given whole.
 
         Nothing here waits for the device, except every `REFRESH` steps, and for the number of pairs where the
         activation does not fix it (relu, jumprelu, gated).
         """
-        sae, config = self.sae, self.config
-        x = batch.to(self.center) / self.scale
+        sae, config, group = self.sae, self.config, self.group
+        group.check(len(batch), sae.config.width)
+        x = group.rows.own(batch).to(self.center) / self.scale
         if self.step % REFRESH == 0:
-            self.dead = (self.silent >= sae.config.dead_after).nonzero().squeeze(1)
+            self._look_for_dead()
         sae.budget = budget(self.step, sae.target_l0, sae.config.width, config)
-        forced = eligible(sae.config, self.step, config.steps, len(x), x.device)
-        result = sae(x, forced, Prefixes.of(sae.config, self.step, self.frequency))
+        forced = eligible(sae.config, self.step, config.steps, len(batch), x.device)
+        result = sae(x, None if forced is None else group.latents.own(forced), self._prefixes())
         self.optimizer.zero_grad()
         self._loss(x, result).backward()
+        group.add_gradients(sae)
         sae.free_gradient()
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), config.clip)
+        group.clip_gradients(sae, config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = group["pace"] * learning_rate(self.step, sae.config.width, config)
         self.optimizer.step()
@@ -80,8 +92,22 @@ class Trainer:
         self.last = x
         self.step += 1
 
+    def _look_for_dead(self) -> None:
+        self.dead = (self.silent >= self.sae.config.dead_after).nonzero().squeeze(1)
+        across = self.group.latents
+        alone = across.alone
+        self.n_dead = len(self.dead) if alone else int(across.add(self.dead.new_tensor(len(self.dead))))
+
+    def _prefixes(self) -> Prefixes | None:
+        """The prefixes of this step, for the latents of this process."""
+        config, across = self.sae.config, self.group.latents
+        if config.nested is None:
+            return None
+        prefixes = Prefixes.of(config, self.step, across.gather(self.frequency))
+        return prefixes and replace(prefixes, part=across.own(prefixes.part))
+
     def _resample(self, x: Tensor, result: Pass) -> None:
-        if len(self.dead):
+        if self.n_dead:
             self.check_finite()
             resample(self.sae, self.optimizer, x, x - result.reconstruction.detach(), self.dead, self.step)
             self.silent[self.dead] = 0
@@ -91,6 +117,7 @@ class Trainer:
         return self.sae.config.typical_code if name == "threshold" else 1.0
 
     def _loss(self, x: Tensor, result: Pass) -> Tensor:
+        """This process's share of the loss: over all rows, their shares add up to it."""
         sae = self.sae
         loss = (result.nested - x[:, None]).square().mean()
         penalty = sae.activation.penalty(sae, result.pairs, result.values)
@@ -99,7 +126,8 @@ class Trainer:
         side = sae.activation.side_error(sae, result.pairs, x)
         if side is not None:
             loss = loss + side
-        if sae.config.rescue == "auxiliary" and len(self.dead) and sae.config.aux_coefficient > 0:
+        loss = loss / self.group.rows.size
+        if sae.config.rescue == "auxiliary" and self.n_dead and sae.config.aux_coefficient > 0:
             residual = x - result.reconstruction.detach()
             loss = loss + sae.config.aux_coefficient * auxiliary_loss(sae, x, residual, self.dead)
         return loss
@@ -107,30 +135,44 @@ class Trainer:
     @torch.no_grad()
     def _count(self, x: Tensor, result: Pass) -> None:
         """Take note of what was active."""
+        rows, n = self.group.rows, len(x) * self.group.rows.size
         active = (result.values > 0).to(x.dtype)
         own = active if result.pairs.forced is None else active * ~result.pairs.forced
-        fires = result.support.total_by_latent(own)
-        self.silent.add_(len(x)).masked_fill_(fires > 0, 0)
-        self.frequency.lerp_(fires / len(x), self.sae.config.threshold_rate)
-        self.controller.observe(own.sum() / len(x), self.sae.budget)
-        self.sae.update_threshold(result.pairs.cut)
+        fires = rows.add(result.support.total_by_latent(own))
+        self.silent.add_(n).masked_fill_(fires > 0, 0)
+        self.frequency.lerp_(fires / n, self.sae.config.threshold_rate)
         error = F.mse_loss(result.reconstruction, x, reduction="sum")
         spread = F.mse_loss(x, self.center.expand_as(x), reduction="sum")
-        self.sums += torch.stack([error, spread, active.sum(), torch.full_like(spread, len(x))])
+        found = rows.add(torch.stack([error, spread, active.sum(), own.sum()]))
+        self.group.latents.add(found[2:])
+        self.controller.observe(found[3] / n, self.sae.budget)
+        self.sae.update_threshold(result.pairs.cut)
+        self.sums += torch.cat([found[:3], torch.full_like(found[:1], n)])
 
     def deployed(self) -> SAE:
         """The SAE for raw activations, its latents in the order of the prefixes."""
-        nested = self.sae.config.nested
-        order = frequency_order(self.frequency) if nested is not None and nested.by_frequency else None
-        return self.sae.scaled(self.scale, order)
+        nested, across = self.sae.config.nested, self.group.latents
+        by_frequency = nested is not None and nested.by_frequency
+        order = frequency_order(across.gather(self.frequency)) if by_frequency else None
+        return self.whole().scaled(self.scale, order)
+
+    def whole(self) -> SAE:
+        """The SAE with the latents of all processes."""
+        if self.group.latents.alone:
+            return self.sae
+        whole = SAE(self.sae.config).to(self.center.device).requires_grad_(False)
+        whole.load_state_dict({name: self._gathered(name, tensor) for name, tensor in self.sae.state_dict().items()})
+        return whole
 
     def tensors(self) -> dict[str, Tensor]:
-        """All state by name."""
+        """All state by name, of all processes: the same however many they are. Adds `dead` as a mask."""
         named = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
             for part, tensor in self.optimizer.state[parameter].items():
                 named[f"adam.{part}.{name}"] = tensor
-        named |= {name: getattr(self, name) for name in ("silent", "dead", "frequency", "sums", "center")}
+        named |= {name: getattr(self, name) for name in ("silent", "frequency", "sums", "center")}
+        named["dead"] = torch.zeros_like(self.silent, dtype=torch.uint8).index_fill(0, self.dead, 1)
+        named = {name: self._gathered(name, tensor) for name, tensor in named.items()}
         named |= {"scale": torch.tensor(self.scale, dtype=torch.float64), "step": torch.tensor(self.step)}
         return named | {"controller": self.controller.state, "key": torch.tensor(list(self.key.encode()))}
 
@@ -138,13 +180,22 @@ class Trainer:
         """Take over what `tensors` gave. Raises: KeyError, RuntimeError or ValueError if it is not that."""
         device = self.center.device
         self.scale, self.step = float(saved.pop("scale")), int(saved.pop("step"))
-        for name in ("silent", "dead", "frequency", "sums", "center"):
-            setattr(self, name, saved.pop(name).to(device).clone())
         self.controller.state = saved.pop("controller").to(device).clone()
+        mine = {name: self._own(name, tensor).to(device).clone() for name, tensor in saved.items()}
+        self.dead = mine.pop("dead").nonzero().squeeze(1)
+        self.n_dead = int(saved["dead"].sum())
+        for name in ("silent", "frequency", "sums", "center"):
+            setattr(self, name, mine.pop(name))
         for name, parameter in self.sae.named_parameters():
-            moments = {part: saved.pop(f"adam.{part}.{name}").to(device).clone() for part in MOMENTS}
-            self.optimizer.state[parameter] = moments
-        self.sae.load_state_dict({name.removeprefix("sae."): tensor for name, tensor in saved.items()})
+            self.optimizer.state[parameter] = {part: mine.pop(f"adam.{part}.{name}") for part in MOMENTS}
+        self.sae.load_state_dict({name.removeprefix("sae."): tensor for name, tensor in mine.items()})
+
+    def _gathered(self, name: str, part: Tensor) -> Tensor:
+        """The parts of all processes of a tensor that is divided, as everything is that has a number per latent."""
+        return self.group.latents.gather(part) if _per_latent(name) else part
+
+    def _own(self, name: str, whole: Tensor) -> Tensor:
+        return self.group.latents.own(whole) if _per_latent(name) else whole
 
     def check_finite(self) -> None:
         """Raises: NonFiniteError if anything since the last line of metrics was not finite."""
@@ -159,3 +210,7 @@ class Trainer:
             raise NonFiniteError(
                 f"training diverged at or shortly before step {self.step}", hint="lower lr, or lengthen the warm-up"
             )
+
+
+def _per_latent(name: str) -> bool:
+    return not name.startswith("adam.step") and name.split(".")[-1] not in ("b_dec", "sums", "center")
