@@ -21,6 +21,7 @@ from ..base import check_width
 from .activations import ACTIVATIONS, Pairs
 from .config import SAEConfig
 from .nested import Prefixes
+from .pretrained import Pretrained
 from .weights import Weights
 
 BLOCK = 2**22
@@ -44,7 +45,7 @@ class Pass:
         return self.pairs.support
 
 
-class SAE(Weights):
+class SAE(Pretrained, Weights):
     """A sparse autoencoder: a `Coder` that is trained by `coders.train`.
 
     Raises: ConfigError if the settings make no sense.
