@@ -65,7 +65,7 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.n_components = n_components
         self.coder = coder
         self.l0 = l0
-        self.activation = activation
+        self.activation: ActivationName = activation
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.sparse_output = sparse_output
@@ -101,7 +101,7 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if len(shape) != 2 or shape[1] != self.n_components_:
             raise ValueError(f"X has shape {shape}, but codes of {self.n_components_} latents are expected")
         parts = [self._decoded(X[start : start + BLOCK]) for start in range(0, shape[0], BLOCK)]
-        return np.concatenate(parts) if parts else np.zeros((0, self.n_features_in_))
+        return np.concatenate(parts) if parts else np.zeros((0, self.components_.shape[1]))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Share of the variance of X that its codes explain. Range: below 0 to 1."""

@@ -4,6 +4,7 @@ Nothing in a file is ever run, a damaged file is named, and so is a tensor that 
 """
 
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError  # what torch's own restricted reader raises; nothing else here unpickles
@@ -78,15 +79,11 @@ def open_pickle(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise PathError(f"no file at {file}", expected="a file written by torch.save")
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other pickle protocols: what cannot be read is an error anyway
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
-            raise ModelError(
-                f"{file} holds more than tensors and plain values, and opening that could run code: refused",
-                expected="a state dict",
-                hint="convert it to safetensors where you trust it",
-            ) from None
-        raise CorruptError(f"{file} is damaged: {_first_line(error)}", expected="a whole file of torch.save") from None
+        raise _unreadable(file, error.__context__ or error) from None
     except Exception as error:  # the reader raises whatever the damage makes it stumble over
         raise CorruptError(f"{file} is damaged: {_first_line(error)}", expected="a whole file of torch.save") from None
     if not isinstance(found, dict):
@@ -142,10 +139,29 @@ def whole_number(values: dict[str, Any], name: str, origin: Path) -> int:
     value = values.get(name)
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != round(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or value < 1
+        or not value < 2**62
+        or value != round(value)
+    ):
         raise CorruptError(f"{name} = {value!r} in {origin}", expected="a positive whole number")
     return round(value)
 
 
-def _first_line(error: Exception) -> str:
+def _unreadable(file: Path, error: BaseException) -> ModelError | CorruptError:
+    """A pickle that asks for more than it may, or something that is no pickle at all."""
+    with file.open("rb") as opened:
+        pickled = opened.read(1) == b"\x80"
+    if "operand" in str(error) and not pickled:
+        return CorruptError(f"{file} is damaged: {_first_line(error)}", expected="a whole file of torch.save")
+    return ModelError(
+        f"{file} holds more than tensors and plain values, and opening that could run code: {_first_line(error)}",
+        expected="a state dict of tensors",
+        hint="convert it to safetensors where you trust it",
+    )
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

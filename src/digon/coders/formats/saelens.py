@@ -176,14 +176,14 @@ def _rows(values: dict[str, Any]) -> Rows:
     name = values["normalize_activations"]
     if name in ("none", "expected_average_only_in"):
         return "raw"
-    known = {kind: kind for kind in ROWS if kind != "raw"}
-    if name not in known:
-        raise ModelError(
-            f"an SAE that normalizes activations by {name!r}",
-            expected="normalization folded into the weights",
-            hint="fold it with the tool that wrote it",
-        )
-    return known[name]
+    for kind in ROWS:
+        if name == kind and kind != "raw":
+            return kind
+    raise ModelError(
+        f"an SAE that normalizes activations by {name!r}",
+        expected="normalization folded into the weights",
+        hint="fold it with the tool that wrote it",
+    )
 
 
 def _own_config(own: dict[str, Any], path: Path) -> SAEConfig | None:
