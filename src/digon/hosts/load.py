@@ -23,13 +23,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import ModelError, PathError
-from . import safety
+from . import hub, safety
 from . import sites as places
 from .sites import Site
 from .taps import capture
 from .tokens import Tokenizer
 
-_HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 _UNLIMITED = 2**20
 """Context of models that state none."""
 
@@ -144,7 +143,7 @@ def load_host(spec: str | Path, device: torch.device | str = "cpu", dtype: torch
     folder = _package_folder(text) if re.fullmatch(r"[\w-]+", text) else None
     if folder is not None:
         return _load_folder(folder, text.replace("_", "-"), device, kind)
-    if isinstance(spec, Path) or not re.fullmatch(_HUB_NAME, text) or (path.parent != Path() and path.parent.is_dir()):
+    if not hub.may_be_meant(spec):
         raise PathError(f"no model at {path}", expected="a folder with a model", hint=safety.near(path))
     return _load_folder(_from_hub(text, path), text.split("/")[-1], device, kind)
 
@@ -261,23 +260,14 @@ def _quiet() -> Iterator[Any]:
 
 
 def _from_hub(name: str, path: Path) -> Path:
-    hint = safety.near(path)
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise ModelError(
-            f"no folder and no package is called {name!r}", hint=hint or "pip install 'digon[hf]'"
-        ) from None
     try:
         # Nothing but text and safetensors is ever fetched.
-        kinds = ["*.json", "*.safetensors", "*.txt", "*.model"]
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=kinds))
-    except Exception as error:  # network, permission, offline mode, no such model
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return hub.download(name, ("*.json", "*.safetensors", "*.txt", "*.model"))
+    except ModelError as error:
         raise ModelError(
-            f"no folder and no package is called {name!r}, and the hub did not deliver it: {reason[0]}",
+            f"no folder and no package is called {name!r}, and {error.problem}",
             expected="a folder with a model, package:NAME, or a model on the hub (and a connection to it)",
-            hint=hint,
+            hint=safety.near(path) or error.hint,
         ) from None
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import sparse
 from .weights import Weights
@@ -93,8 +94,10 @@ class Activation:
         """A second reconstruction error that training needs."""
         return None
 
-    def deployed(self, sae: Weights, z: Float[Tensor, "n k"]) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
-        """Codes that do not depend on other rows: as many per row as the fullest has."""
+    def deployed(
+        self, sae: Weights, z: Float[Tensor, "n k"], x: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
+        """Codes of rows x that do not depend on other rows: as many per row as the fullest has."""
         return fullest(z.relu())
 
 
@@ -134,7 +137,9 @@ class TopK(Activation):
         """What is above the cut of its row."""
         return _jump(sae, pairs, _moving_row_cut(sae, pairs))
 
-    def deployed(self, sae: Weights, z: Float[Tensor, "n k"]) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
+    def deployed(
+        self, sae: Weights, z: Float[Tensor, "n k"], x: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
         """The largest of every row."""
         values, indices = sparse.rowwise_top(z, sae.target_l0)
         return values.relu(), indices
@@ -159,7 +164,9 @@ class BatchTopK(Activation):
         """What is above the cut of the batch."""
         return _jump(sae, pairs, _moving_cut(sae, pairs))
 
-    def deployed(self, sae: Weights, z: Float[Tensor, "n k"]) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
+    def deployed(
+        self, sae: Weights, z: Float[Tensor, "n k"], x: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
         """What is above the threshold."""
         return fullest(torch.where(z > sae.threshold, z, 0.0).relu())
 
@@ -214,9 +221,11 @@ class Gated(ReLU):
         rebuilt = sparse.decode(_open(sae, pairs), sae.W_dec.detach(), pairs.support)
         return (sae.group.latents.merged(rebuilt) + sae.b_dec.detach() - x).square().mean()
 
-    def deployed(self, sae: Weights, z: Float[Tensor, "n k"]) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
-        """Magnitudes behind open gates."""
-        size = ((z - sae.b_enc) * sae.r_mag.exp() + sae.b_mag).relu()
+    def deployed(
+        self, sae: Weights, z: Float[Tensor, "n k"], x: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
+        """Magnitudes behind open gates, from a product of their own: rescaling z would round otherwise than other tools."""
+        size = F.linear(x - sae.b_dec, sae.W_enc * sae.r_mag.exp()[:, None]).add_(sae.b_mag).relu()
         return fullest(torch.where(z > 0, size, 0.0))
 
 

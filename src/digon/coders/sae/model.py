@@ -22,6 +22,7 @@ from ..parallel import Group
 from .activations import ACTIVATIONS, Pairs
 from .config import SAEConfig
 from .nested import Prefixes
+from .pretrained import Pretrained
 from .weights import Weights
 
 BLOCK = 2**22
@@ -48,7 +49,7 @@ class Pass:
         return self.pairs.support
 
 
-class SAE(Weights):
+class SAE(Pretrained, Weights):
     """A sparse autoencoder: a `Coder` that is trained by `coders.train`.
 
     Raises: ConfigError if the settings make no sense.
@@ -77,8 +78,8 @@ class SAE(Weights):
         Sparse: as many per row as the fullest row has; dense once that is a quarter of the width.
         """
         check_width(x, self.dictionary)
-        z_of = lambda rows: self.preactivations(rows.to(self.W_enc.dtype))  # noqa: E731
-        tops = [self.activation.deployed(self, z_of(rows)) for rows in self._blocks(x)]
+        blocks = [rows.to(self.W_enc.dtype) for rows in self._blocks(x)]
+        tops = [self.activation.deployed(self, self.preactivations(rows), rows) for rows in blocks]
         size = max(values.shape[1] for values, _ in tops)
         values = torch.cat([F.pad(values, (0, size - values.shape[1])) for values, _ in tops])
         indices = torch.cat([F.pad(indices, (0, size - indices.shape[1])) for _, indices in tops])
@@ -87,7 +88,8 @@ class SAE(Weights):
 
     def preactivations(self, x: Float[Tensor, "n d"], latents: Tensor | slice = slice(None)) -> Float[Tensor, "n k"]:
         """z, of all latents or of the chosen ones."""
-        return F.linear(x - self.group.latents.shared(self.b_dec), self.W_enc[latents], self.b_enc[latents])
+        # Product first, then the bias: fused they round in another order than they do in other tools.
+        return F.linear(x - self.group.latents.shared(self.b_dec), self.W_enc[latents]).add_(self.b_enc[latents])
 
     def forward(
         self, x: Float[Tensor, "n d"], eligible: Bool[Tensor, " k"] | None = None, prefixes: Prefixes | None = None

@@ -78,8 +78,8 @@ class Trainer:
         group.add_gradients(sae)
         sae.free_gradient()
         group.clip_gradients(sae, config.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["pace"] * learning_rate(self.step, sae.config.width, config)
+        for part in self.optimizer.param_groups:
+            part["lr"] = part["pace"] * learning_rate(self.step, sae.config.width, config)
         self.optimizer.step()
         sae.constrain()
         self._count(x, result)

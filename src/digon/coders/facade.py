@@ -1,0 +1,181 @@
+"""Any coder as a scikit-learn transformer: in pipelines, in grid searches, beside PCA and NMF.
+
+    CoderTransformer(n_components=512, l0=8).fit(X).transform(X)    codes [n, k]; scipy sparse if asked for
+    .inverse_transform(codes)                                       activations [n, d]
+    .components_                                                    atoms [k, d]
+
+By default the coder is a sparse autoencoder, trained on the rows of X. Its errors are digon's own; what scikit-learn checks
+of X raises what scikit-learn raises.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from ..errors import ConfigError, did_you_mean
+from ..tensors import Codes
+from . import classic
+from .base import Coder, evaluate
+from .sae import SAEConfig
+from .sae.config import ActivationName
+from .train import TrainConfig, from_rows, train
+
+Make = Callable[[Tensor, int, int], Coder]
+"""From rows, a number of latents and a seed to a coder."""
+CoderName = Literal["sae", "identity", "random", "pca", "ica", "nmf", "kmeans", "dictionary_learning"]
+BLOCK = 8192
+"""Rows that are encoded together."""
+
+
+class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Codes of rows, and rows of codes, by a coder that is fitted on rows, or by one that is ready.
+
+    n_components: latents; None: four times the features for an SAE, all that the data determine for the others.
+    coder: name of a coder; or a function (rows, n_components, seed) → coder; or a ready coder, which `fit` only measures.
+    l0: active latents per row (sae, dictionary_learning); None: an eighth of the features, 1 to 32.
+    activation: of the SAE. max_iter: its training steps, of `batch_size` rows each.
+    sparse_output: whether codes are a CSR matrix of scipy instead of an array.
+    random_state: seed of everything.
+
+    Fitted attributes: `coder_`, `components_` [k d], `bias_` [d], `n_components_`, `n_iter_`, `n_features_in_`.
+    Raises (in `fit`): ConfigError for settings that make no sense; NonFiniteError for rows that do not vary.
+    """
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        coder: CoderName | Make | Coder = "sae",
+        l0: int | None = None,
+        activation: ActivationName = "batchtopk",
+        max_iter: int = 2000,
+        batch_size: int = 1024,
+        sparse_output: bool = False,
+        random_state: Any = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.coder = coder
+        self.l0 = l0
+        self.activation: ActivationName = activation
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.sparse_output = sparse_output
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> "CoderTransformer":
+        """Fit the coder on rows X [n d]; y is ignored."""
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.coder_ = self._made(torch.from_numpy(np.ascontiguousarray(X)), seed)
+        atoms = self.coder_.dictionary
+        if atoms.atoms.shape[1] != X.shape[1]:
+            raise ConfigError(
+                f"a coder for {atoms.atoms.shape[1]} features, and rows of {X.shape[1]}", expected="as many"
+            )
+        self.components_ = atoms.atoms.detach().cpu().numpy()
+        self.bias_ = atoms.bias.detach().cpu().numpy()
+        self.n_components_ = len(self.components_)
+        self.n_iter_ = self.max_iter if self.coder == "sae" else 1
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Codes [n k] of rows X [n d]."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        parts = [self._encoded(X[start : start + BLOCK]) for start in range(0, len(X), BLOCK)]
+        return scipy.sparse.vstack(parts, format="csr") if self.sparse_output else np.concatenate(parts)
+
+    def inverse_transform(self, X: Any) -> Any:
+        """Rows [n d] of codes X [n k], an array or a sparse matrix."""
+        check_is_fitted(self)
+        shape = np.shape(X)
+        if len(shape) != 2 or shape[1] != self.n_components_:
+            raise ValueError(f"X has shape {shape}, but codes of {self.n_components_} latents are expected")
+        parts = [self._decoded(X[start : start + BLOCK]) for start in range(0, shape[0], BLOCK)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.components_.shape[1]))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Share of the variance of X that its codes explain. Range: below 0 to 1."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        rows = torch.from_numpy(np.ascontiguousarray(X))
+        return 1 - evaluate(self.coder_, iter(rows.split(BLOCK))).fvu
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = self.coder == "nmf"
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _made(self, rows: Tensor, seed: int) -> Coder:
+        if isinstance(self.coder, Coder):
+            return self.coder
+        n, d = rows.shape
+        if callable(self.coder):
+            return self.coder(rows, self.n_components or min(n, d), seed)
+        if self.coder == "sae":
+            return self._trained(rows.float(), self.n_components or 4 * d, seed)
+        makers: dict[str, Callable[[int], Coder]] = {
+            "identity": lambda k: classic.identity(d),
+            "random": lambda k: classic.random(d, k, seed),
+            "pca": lambda k: classic.pca(rows, k, seed),
+            "ica": lambda k: classic.ica(rows, k, seed),
+            "nmf": lambda k: classic.nmf(rows, k, seed),
+            "kmeans": lambda k: classic.kmeans(rows, k, seed),
+            "dictionary_learning": lambda k: classic.dictionary_learning(rows, k, self._active(d, k), seed),
+        }
+        if self.coder not in makers:
+            known = ("sae", *makers)
+            raise ConfigError(
+                f"no coder {self.coder!r}", expected=" | ".join(known), hint=did_you_mean(str(self.coder), known)
+            )
+        return makers[self.coder](self.n_components or min(n, d))
+
+    def _active(self, d: int, k: int) -> int:
+        return self.l0 if self.l0 is not None else min(max(d // 8, 1), 32, k)
+
+    def _trained(self, rows: Tensor, k: int, seed: int) -> Coder:
+        sae = SAEConfig(rows.shape[1], k, self._active(rows.shape[1], k), self.activation, seed=seed)
+        config = TrainConfig(steps=self.max_iter, batch=self.batch_size, seed=seed)
+        with tempfile.TemporaryDirectory() as folder:
+            return train(sae, from_rows(rows, config), config, Path(folder))
+
+    def _encoded(self, X: Any) -> Any:
+        atoms = self.coder_.dictionary.atoms
+        codes = self.coder_.encode(torch.from_numpy(np.ascontiguousarray(X)).to(atoms))
+        if not self.sparse_output:
+            return codes.dense().detach().cpu().numpy().astype(X.dtype)
+        return _csr(codes).astype(X.dtype)
+
+    def _decoded(self, X: Any) -> Any:
+        atoms = self.coder_.dictionary.atoms
+        block = X.toarray() if scipy.sparse.issparse(X) else np.asarray(X)
+        kind = block.dtype if block.dtype.kind == "f" else np.float64
+        codes = Codes(torch.from_numpy(np.ascontiguousarray(block)).to(atoms), None, self.n_components_)
+        return self.coder_.decode(codes).detach().cpu().numpy().astype(kind)
+
+
+def _csr(codes: Codes) -> Any:
+    """Codes as a CSR matrix, without the zeros that pad rows of fewer active latents."""
+    values = codes.values.detach().cpu().numpy()
+    n, count = values.shape
+    columns = np.tile(np.arange(count), (n, 1)) if codes.indices is None else codes.indices.cpu().numpy()
+    matrix = scipy.sparse.csr_matrix(
+        (values.ravel(), columns.ravel(), np.arange(0, n * count + 1, count)), shape=(n, codes.width)
+    )
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return matrix
