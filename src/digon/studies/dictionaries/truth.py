@@ -9,7 +9,7 @@ from ...records import Measurement
 from ...store.runs import Run
 from ...worlds.tree import TreeWorld
 
-ROWS = 100_000
+ROWS = 60_000
 PIECE = 4096
 PARTS = 5
 """Parts of the rows whose scores give the interval: it says how much rows matter, not seeds."""
