@@ -334,7 +334,7 @@ def dictionary(run, name, l0, fvu, width=60, truth=False, host=True):
     table = {"density": density, "mean_code": g.uniform(1, 3, width), "encoder_mismatch": g.uniform(0, 1, width)}
     table |= {
         "suspect": np.where(np.arange(width) == 7, 2, -1),
-        "suspect_lift": np.where(np.arange(width) == 7, 0.1, np.nan),
+        "suspect_awake": np.where(np.arange(width) == 7, 0.1, np.nan),
     }
     for place in range(5):
         table[f"near_{place}"] = (np.arange(width) + 1 + place) % width

@@ -87,7 +87,7 @@ def test_latents_are_listed_opened_and_walked_by_keyboard(opened):
     rows.first.locator("a.latent").first.focus()
     tab.keyboard.press("Enter")
     expect(tab.locator("#latent h4")).to_have_text("Latent #7")
-    assert "fires 0.1 times as often as chance" in tab.inner_text("#latent")
+    assert "#2, which is active on 10 % of its rows" in tab.inner_text("#latent")
     near = tab.locator("#latent table tbody tr")
     assert near.first.inner_text().split("\t")[:2] == ["#8", "0.9"]
     near.first.locator("a").click()

@@ -3,16 +3,17 @@
 A general feature comes with each of its special ones. To save an active latent, a special latent takes over the general
 direction, and the general latent keeps silent on its rows: it is absorbed. What can be seen of that:
 
-    one-sided silence   atom j has atom i's direction in it: their cosine is above what random directions reach, and below that
-                        of copies, and i is the nearest such atom whose latent is active at least as often as j. Yet on the rows
-                        of j it is active less than half as often as on average, and one time in a hundred at most would it be so
-                        rarely, were the two independent
+    one-sided silence   atom j has atom i's direction in it: their cosine is above what the nearest of as many random directions
+                        reaches in nineteen of twenty cases, and below that of copies; i is the nearest such atom whose latent is
+                        active at least as often as j. A hedge would fire both. Yet i is silent on more than half of the rows of j
     encoder mismatch    1 − cos(encoder row, atom): an encoder that listens for something else than its atom writes, as it has to
                         where it must keep silent on purpose
 
 These are suspicions. A feature split into parts that exclude each other is silent in the same way. Encoders differ from atoms
 wherever atoms overlap, absorbed or not, and tied ones never do: the mismatch says nothing of them. Copies are no suspects, as
-they are too close: count them apart, as twins.
+they are too close: count them apart, as twins. On a tree world (256 features in 64 dimensions, as many latents, trained for
+3,000 steps of 1,024 rows) 16 of 24 suspects were absorbed by the truth and 1 was fine; 72 of all latents were absorbed, so most
+escape: their overlap is not beyond chance.
 
 Source: feature absorption, Chanin et al. 2024. The two signs and their thresholds are ours.
 """
@@ -21,7 +22,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import binom
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,10 +32,10 @@ NEAR = 8
 """Nearest atoms among which the absorbed one is looked for."""
 CHANCE = 0.95
 """Share of random dictionaries' nearest cosines that the cosine of a pair has to exceed."""
-LESS = 0.5
-"""Common rows, relative to chance, below which a pair excludes itself."""
-LEVEL = 0.01
-"""Largest probability of so few common rows, were the latents independent."""
+AWAKE = 0.5
+"""Share of the child's rows on which a parent has to be active not to be suspected."""
+FEWEST = 10
+"""Rows that the child needs."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,6 @@ class Firings:
         found = groups[self.row[own]][hit] * len(first) + pair[hit]
         return torch.bincount(found, minlength=count * len(first)).view(count, len(first))
 
-    def shifted(self, generator: torch.Generator) -> "Firings":
-        """Every latent's rows moved around by its own offset: as many firings, in the same rhythm, independent of each other."""
-        offset = torch.randint(self.rows, (self.latents,), generator=generator).to(self.row.device)
-        return Firings.of(self.latent, (self.row + offset[self.latent]) % self.rows, self.latents, self.rows)
-
 
 @dataclass(frozen=True)
 class Silence:
@@ -90,12 +85,12 @@ class Silence:
     child: Int[Tensor, " p"]
     parent: Int[Tensor, " p"]
     cosine: Float[Tensor, " p"]
-    lift: Float[Tensor, " p"]
-    """Common rows, relative to independent latents of equal densities: 1 is chance, 0 is silence."""
+    awake: Float[Tensor, " p"]
+    """Share of the child's rows on which the parent is active. Range: [0, 1]; NaN for a child that never fires."""
     silent: Bool[Tensor, " p"]
     """Whether the parent is suspiciously silent on the child's rows."""
     share: float
-    """Share of the latents that ever fire with a suspect parent. Range: [0, 1]."""
+    """Share of the latents that ever fire with a suspect parent. Range: [0, 1]; random directions read at most .05."""
     left_out: Float[Tensor, " g"]
     """The share without one group of rows: for the jackknife."""
 
@@ -127,27 +122,18 @@ def one_sided_silence(
     child, column = fair.nonzero(as_tuple=True)
     parent, cosine = others[child, column], cosines[child, column]
     common = firings.together(child, parent, groups, count)
-    rows = torch.bincount(groups, minlength=count)
 
     def share(keep: Tensor) -> tuple[Tensor, Tensor, float]:
-        n, at, both = fires[keep].sum(0), int(rows[keep].sum()), common[keep].sum(0)
-        lift, silent = _silent(n[child], n[parent], both, at)
-        return lift, silent, len(child[silent].unique()) / max(int((n > 0).sum()), 1)
+        n, both = fires[keep].sum(0), common[keep].sum(0)
+        awake = both.double() / n[child]
+        silent = (awake < AWAKE) & (n[child] >= FEWEST)
+        return awake, silent, int(silent.sum()) / max(int((n > 0).sum()), 1)
 
     every = torch.ones(count, dtype=torch.bool, device=groups.device)
-    lift, silent, found = share(every)
+    awake, silent, found = share(every)
     left: list[float] = []
     for group in range(count):
         rest = every.clone()
         rest[group] = False
         left.append(share(rest)[2])
-    return Silence(child, parent, cosine, lift, silent, found, torch.tensor(left, dtype=torch.float64))
-
-
-def _silent(
-    child: Int[Tensor, " p"], parent: Int[Tensor, " p"], both: Int[Tensor, " p"], rows: int
-) -> tuple[Float[Tensor, " p"], Bool[Tensor, " p"]]:
-    often = parent.double() / max(rows, 1)
-    lift = both / (child * often).clamp(min=1e-30)
-    rare = torch.from_numpy(binom.cdf(both.cpu().numpy(), child.cpu().numpy(), often.cpu().numpy())).to(lift.device)
-    return lift, (lift < LESS) & (rare < LEVEL)
+    return Silence(child, parent, cosine, awake, silent, found, torch.tensor(left, dtype=torch.float64))

@@ -1,8 +1,8 @@
 // Pictures of a dictionary. Each function makes a labeled node and says how to draw it once it is on the page.
 const SMALL = { margin: { l: 52, r: 12, t: 14, b: 44 } };
 
-function chart(title, aria, draw, note) {
-  const picture = el("div", { class: "plot small", role: "img", "aria-label": aria });
+function chart(title, aria, draw, note, high) {
+  const picture = el("div", { class: `plot ${high ? "" : "small"}`, role: "img", "aria-label": aria });
   return { node: el("section", {}, el("h3", {}, title), note ? el("p", { class: "soft" }, note) : null, picture), draw: () => draw(picture) };
 }
 
@@ -65,13 +65,13 @@ function curvesChart(d) {
   return chart("How did training go?", `training curves over ${c.step.length} points: ${parts.map(([, name]) => name).join(", ")}`, (picture) => {
     const layout = { ...SMALL, showlegend: false, grid: { rows: parts.length, columns: 1, pattern: "independent" }, xaxis: { showticklabels: parts.length === 1 } };
     const traces = parts.map(([name, shown], i) => {
-      const n = i ? String(i + 1) : "", gap = 0.06, high = 1 / parts.length;
-      layout[`yaxis${n}`] = { title: { text: shown }, domain: [1 - (i + 1) * high + (i + 1 < parts.length ? gap : 0), 1 - i * high], automargin: true, gridcolor: cssColor("--line"), nticks: 4, anchor: `x${n}`, rangemode: name === "dead_share" ? "tozero" : "normal" };
+      const n = i ? String(i + 1) : "", gap = 0.07, high = 1 / parts.length;
+      layout[`yaxis${n}`] = { title: { text: shown }, domain: [1 - (i + 1) * high + (i + 1 < parts.length ? gap : 0), 1 - i * high], automargin: true, gridcolor: cssColor("--line"), nticks: 3, tickformat: ".3~g", anchor: `x${n}`, rangemode: name === "dead_share" ? "tozero" : "normal" };
       layout[`xaxis${n}`] = { anchor: `y${n}`, showticklabels: i + 1 === parts.length, gridcolor: cssColor("--line"), matches: i ? "x" : undefined, title: i + 1 === parts.length ? { text: "step" } : undefined };
       return { type: "scatter", mode: "lines", x: c.step, y: c[name], xaxis: `x${n}`, yaxis: `y${n}`, line: { color: cssColor(["--accent", "--link", "--bad"][i]), width: 2 }, hovertemplate: `step %{x}: ${shown} %{y:.3g}<extra></extra>` };
     });
     return plot(picture, traces, layout, false);
-  }, "Of training batches; dead: silent for a long time, by the clock of training.");
+  }, "Of training batches; dead: silent for a long time, by the clock of training.", true);
 }
 
 const BASES = { latents: ["latents", "--accent", "diamond"], directions: ["random directions, chosen", "--soft", "circle-open"], "random latents": ["latents at random", "--soft", "x-thin-open"], neurons: ["neurons", "--link", "square-open"], dense: ["all neurons (linear probe)", "--good", "line-ns-open"] };

@@ -6,7 +6,7 @@ const FAILURES = {
 };
 const ORDERS = {
   frequent: ["most frequent", (l) => -l.density], rare: ["rarest that fire", (l) => (l.density > 0 ? l.density : Infinity)], close: ["closest to another", (l) => -(l.cosine_0 ?? -2)],
-  suspect: ["suspects of absorption", (l) => (l.suspect >= 0 ? l.suspect_lift : Infinity)], mismatch: ["encoder furthest from atom", (l) => -(l.encoder_mismatch ?? -1)],
+  suspect: ["suspects of absorption", (l) => (l.suspect >= 0 ? l.suspect_awake : Infinity)], mismatch: ["encoder furthest from atom", (l) => -(l.encoder_mismatch ?? -1)],
 };
 const LISTED = 25;
 
@@ -102,7 +102,7 @@ function latentsPart(d) {
   const rows = columns.latent.map((_, i) => row(i)), section = el("section", { id: "latents" });
   const show = (focus) => {
     const state = readState(), order = ORDERS[state.order] || (columns.label && FAILURES[state.order]) ? state.order : "frequent";
-    section.replaceChildren(el("h3", {}, "Latents"), controls(order), one(state.latent === undefined ? null : place.get(Number(state.latent)), state.latent), list(order));
+    section.replaceChildren(...[el("h3", {}, "Latents"), controls(order), one(place.get(Number(state.latent)), state.latent), list(order)].filter(Boolean));
     if (focus && section.querySelector(focus)) section.querySelector(focus).focus();
   };
   const change = (changes, focus) => { history.replaceState(null, "", hashOf({ view: "dictionary", ...changes })); show(focus); };
@@ -116,7 +116,7 @@ function latentsPart(d) {
     if (i === undefined) return el("p", { class: "panel not" }, `There is no latent ${asked} here: numbers go from 0 to ${d.about.width - 1}${columns.latent.length < d.about.width ? ", of which the most frequent are in this page" : ""}.`);
     const l = rows[i], facts = [["density", number(l.density)], ["mean code when active", number(l.mean_code)], ["encoder mismatch", number(l.encoder_mismatch)]];
     if (l.label) facts.push(["label", `${l.label}: ${FAILURES[l.label][0]}`], ["its feature", l.feature >= 0 ? `${l.feature}, cosine ${number(l.cosine)}, F1 ${number(l.f1)}` : "none"]);
-    if (l.suspect >= 0) facts.push(["suspect of absorbing", [latentLink(l.suspect), ` — on its rows that one fires ${number(l.suspect_lift)} times as often as chance`]]);
+    if (l.suspect >= 0) facts.push(["suspect of absorbing", [latentLink(l.suspect), `, which is active on ${(100 * l.suspect_awake).toFixed(0)} % of its rows`]]);
     const near = [0, 1, 2, 3, 4].filter((n) => l[`near_${n}`] !== undefined && l[`near_${n}`] !== null).map((n) => [l[`near_${n}`], l[`cosine_${n}`]]);
     const unit = typeof UNITS === "undefined" ? null : UNITS.find((u) => u.site === `${d.about.site}.sae` && u.index === l.latent && d.about.name === d.about.site);
     return el("div", { class: "panel", id: "latent" }, el("h4", { tabindex: -1 }, `Latent #${l.latent}`), el("dl", { class: "facts pairs" }, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),

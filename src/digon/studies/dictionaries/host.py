@@ -35,6 +35,8 @@ class Text:
 
     ids: list[np.ndarray]
     documents: np.ndarray
+    places: list[tuple[str, int]]
+    """Document id and number of the context in it."""
     fresh: bool
     """Whether none of them was harvested."""
 
@@ -59,15 +61,16 @@ def fresh_text(host: Host, corpus: Corpus, store: ActivationStore, seed: int) ->
     held = {(store.document_ids[key >> 32], key % 2**32) for key in keys.tolist()}
     contexts = cut(corpus, tokenizer, room, BATCH, DRAWN * TOKENS, seed + 1)
     order = rng.numpy_stream(seed, "fresh").permutation(len(contexts.lengths))
-    where = [(contexts.document_ids[contexts.documents[i]], int(contexts.positions[i]) // room) for i in order]
-    new = [i for i, place in zip(order, where, strict=True) if place not in held and contexts.lengths[i] > 1]
-    chosen = new or [i for i in order if contexts.lengths[i] > 1]
+    order = [i for i in order.tolist() if contexts.lengths[i] > 1]
+    place = {i: (contexts.document_ids[contexts.documents[i]], int(contexts.positions[i]) // room) for i in order}
+    new = [i for i in order if place[i] not in held]
+    chosen = new or order
     total = np.cumsum([contexts.lengths[i] for i in chosen])
     chosen = chosen[: int(np.searchsorted(total, TOKENS)) + 1]
     chosen.sort(key=lambda i: int(contexts.lengths[i]))  # less padding
     ids = [np.array([*tokenizer.prefix, *contexts.ids(i), *tokenizer.suffix]) for i in chosen]
     owner = np.unique([contexts.documents[i] for i in chosen], return_inverse=True)[1]
-    return Text(ids, owner, bool(new))
+    return Text(ids, owner, [place[i] for i in chosen], bool(new))
 
 
 def changes(sae: SAE, store: ActivationStore, site: str, seed: int) -> dict[str, Change]:
