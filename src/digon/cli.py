@@ -74,7 +74,7 @@ def harvest(
     """Write the activations of some sites to disk as checked, resumable shards.
 
     Args:
-        model: a folder, an installed package that carries a model, or a hub name.
+        model: a folder, an installed package that carries a model, a hub name, or world:tree?features=256&d=64.
         data: text: a file, a folder, .jsonl or .parquet; default: Python's own source and documentation.
         site: glob over sites.
         out: folder for the shards.
@@ -88,8 +88,10 @@ def harvest(
 
 
 def decode(settings: Annotated[DecodeConfig, tyro.conf.arg(name="")]) -> dict[str, Any]:
-    """Train sparse autoencoders on harvested activations and write them in SAELens' layout.
+    """Train sparse autoencoders on harvested activations, write them in SAELens' layout and measure them.
 
+    Where the network and its text are known, also: what the network loses by a reconstruction, and what single latents tell
+    apart. Where the activations are a world's: scores against its truth. Builds the page, if the run can have one.
     Killed at any moment, the same command goes on where it was. `torchrun --nproc-per-node N -m digon.cli decode …` trains in
     N processes, with the result of one up to the rounding of sums.
 
@@ -98,7 +100,8 @@ def decode(settings: Annotated[DecodeConfig, tyro.conf.arg(name="")]) -> dict[st
     """
     from .studies.steps import decode_run
 
-    return decode_run(settings)
+    result = decode_run(settings)
+    return {**_with_page(result), "weights": result["weights"], "use": result["next"]}
 
 
 def reproduce(
@@ -229,6 +232,8 @@ def page(run: Positional[Path], *, out: Path | None = None) -> dict[str, Any]:
 def _with_page(result: dict[str, Any]) -> dict[str, Any]:
     from .page.build import build
 
+    if not (Path(result["run"]) / "facts.json").is_file():
+        return result  # an audit that is not finished has no page yet
     path = build(Path(result["run"])).resolve()
     return {**result, "page": str(path), "next": f"open {path.as_uri()} in a browser, or list runs with `digon runs`"}
 

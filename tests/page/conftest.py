@@ -1,5 +1,6 @@
 """A small finished run, with text that tries to break out of the page."""
 
+import json
 import shutil
 
 import numpy as np
@@ -24,6 +25,7 @@ from digon.records import (
     Series,
     UnitCard,
 )
+from digon.store import files
 from digon.store.runs import Run
 from digon.studies.settings import AuditConfig
 from digon.studies.toys.base import Outcome
@@ -306,3 +308,107 @@ def diagnosis_run(tmp_path):
     facts = {"kind": "diagnosis", "title": f"acts {EVIL}", "target": {"name": f"acts.npy {EVIL}", "units": 48}}
     run.write_json("facts", facts)
     return run
+
+
+def measurement(name, value, low=None, high=None, null=float("nan"), n=640):
+    ends = (float("nan") if v is None else v for v in (low, high))
+    return Measurement(
+        name, value, *ends, n, method=f"method of {name} {EVIL}", source="after Somebody 2020", null=null
+    )
+
+
+def dictionary(run, name, l0, fvu, width=60, truth=False, host=True):
+    """Records of one dictionary, with numbers that a reader can check."""
+    folder = Run(run.path / "sae" / name)
+    about = {
+        "name": name,
+        "site": "layers.0.mlp.act",
+        "activation": "batchtopk",
+        "nested": False,
+        "width": width,
+        "d": 16,
+    }
+    folder.write_json("about", about | {"target_l0": 8, "seed": 0, "tied": False, "rows": 9000, "documents": 70})
+    g = np.random.default_rng(int(l0))
+    density = np.concatenate([[0.0, 0.0, 0.5], 10 ** g.uniform(-3, -1.1, width - 3)])
+    table = {"density": density, "mean_code": g.uniform(1, 3, width), "encoder_mismatch": g.uniform(0, 1, width)}
+    table |= {
+        "suspect": np.where(np.arange(width) == 7, 2, -1),
+        "suspect_awake": np.where(np.arange(width) == 7, 0.1, np.nan),
+    }
+    for place in range(5):
+        table[f"near_{place}"] = (np.arange(width) + 1 + place) % width
+        table[f"cosine_{place}"] = np.full(width, 0.9 - 0.1 * place)
+    folder.write_table("latents", table)
+    edges, flat = np.linspace(-1, 1, 65), [1 / 64] * 64
+    chance = {"pairs": flat, "nearest": flat}
+    folder.write_json(
+        "geometry", {"edges": edges.tolist(), "pairs": flat, "nearest": flat, "chance": chance, "atoms": width, "d": 16}
+    )
+    folder.write_json("measured", [measurement("fvu", fvu, fvu - 0.02, fvu + 0.02, 1.0), measurement("l0", l0, l0 - 1, l0 + 1),
+                                   measurement("dead_share", 2 / width, 0.01, 0.1), measurement("absorption_suspects", 1 / width, 0.0, 0.05, 0.004)])  # fmt: skip
+    lines = [
+        {"step": s, "fvu": 1 / s, "l0": l0 + 9 / s, "dead_share": 0.0, "lr": 1e-3, "tokens_per_s": 5.0}
+        for s in (1, 2, 3)
+    ]
+    (folder.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if host:
+        folder.write_json(
+            "host", [measurement("ce_recovered_mean", 0.93, 0.9, 0.96, 0.4), measurement("kl", 0.1, null=1.2)]
+        )
+        folder.write_json(
+            "probes",
+            [
+                measurement(f"probe_{b}_{k}", v, v - 0.05, v + 0.05, 0.5)
+                for b, v in (("latents", 0.8), ("directions", 0.6), ("neurons", 0.7), ("random_latents", 0.55))
+                for k in (1, 2)
+            ]
+            + [measurement("probe_dense", 0.95)],
+        )
+        lines = [
+            (c, b, k)
+            for c in ("keyword", f"string {EVIL}")
+            for b in ("latents", "directions", "neurons", "random latents", "dense")
+            for k in ((1, 2) if b != "dense" else (16,))
+        ]
+        columns = {
+            "concept": np.array([r[0] for r in lines], dtype=object),
+            "basis": np.array([r[1] for r in lines], dtype=object),
+            "members": np.array([r[2] for r in lines]),
+        }
+        folder.write_table(
+            "probes", columns | {c: np.full(len(lines), v) for c, v in (("value", 0.8), ("low", 0.7), ("high", 0.9))}
+        )
+    if truth:
+        label = np.array(["fine"] * (width - 4) + ["dead", "dead", "absorbed", "merged"], dtype=object)
+        folder.write_table(
+            "truth",
+            {
+                "label": label,
+                "feature": np.arange(width) - 1,
+                "cosine": np.full(width, 0.9),
+                "f1": np.linspace(1, 0, width),
+                "evidence": np.array([f"{v}: because {EVIL}" for v in label], dtype=object),
+            },
+        )
+        folder.write_json("truth", [measurement("f1", 0.7, 0.69, 0.71), measurement("mcc", 0.8)])
+    return folder
+
+
+@pytest.fixture
+def dictionaries_run(tmp_path):
+    run = Run(tmp_path / "decoded")
+    files.write_text(run.path / "config.toml", 'kind = "dictionaries"\n')
+    run.write_json(
+        "facts",
+        {"kind": "dictionaries", "title": f"acts {EVIL}", "commands": [f"digon decode acts {EVIL}", "digon page acts"]},
+    )
+    dictionary(run, "layers.0.mlp.act.batchtopk-60-l0-4", 4, 0.4, truth=True)
+    dictionary(run, "layers.0.mlp.act.batchtopk-60-l0-8", 8, 0.2, truth=True)
+    dictionary(run, "layers.0.mlp.act.batchtopk-60-l0-16", 16, 0.1, host=False)
+    return run
+
+
+@pytest.fixture
+def make_dictionary():
+    return dictionary

@@ -43,6 +43,10 @@ class Tokenizer:
         """Token ids of each text, without frame."""
         return [encoding.ids for encoding in self._raw.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def spans_batch(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Characters of its text that each token of it covers, [start, stop), without frame."""
+        return [encoding.offsets for encoding in self._raw.encode_batch(list(texts), add_special_tokens=False)]
+
     def token_text(self, token: int) -> str:
         """What one token shows: its text with its leading space; bytes that are no character as `\\xe2`."""
         text = self._raw.id_to_token(token)

@@ -17,12 +17,17 @@ from .. import __version__
 from ..records import Claim, Diagnosis, Figure, UnitCard, to_json
 from ..store import files
 from ..store.runs import Run
+from . import dictionaries
 
+DICTIONARY = ("measures.js", "charts.js", "dictionary.js")
 SCRIPTS = {
-    "audit": ("dom.js", "hash.js", "state.js", "tokens.js", "card.js", "diagnosis.js", "views.js", "main.js"),
+    "audit": (
+        "dom.js", "hash.js", "state.js", "tokens.js", "card.js", "diagnosis.js", *DICTIONARY, "views.js", "main.js",
+    ),
     "diagnosis": ("dom.js", "hash.js", "diagnosis.js", "single.js", "main.js"),
+    "dictionaries": ("dom.js", "hash.js", *DICTIONARY, "decoded.js", "main.js"),
     "toys": ("dom.js", "hash.js", "figures.js", "laboratory.js"),
-}
+}  # fmt: skip
 """Scripts of a page, by the kind of the run."""
 DIGITS = 4
 
@@ -41,8 +46,13 @@ def build(run_path: Path, out: Path | None = None) -> Path:
 def collect(run: Run) -> dict[str, Any]:
     """All that the page shows, as plain values."""
     facts = run.read_json("facts", dict[str, Any])
-    kinds = {"toys": _toys, "diagnosis": _diagnosis, "audit": _audit}
+    kinds = {"toys": _toys, "diagnosis": _diagnosis, "audit": _audit, "dictionaries": _dictionaries}
     return kinds[facts.get("kind", "audit")](run, facts)
+
+
+def _dictionaries(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    """What `digon decode` found in a folder of shards."""
+    return {"facts": facts, "dictionaries": dictionaries.collect(run)}
 
 
 def _diagnosis(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +99,7 @@ def _audit(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
         "units": {name: _plain(column) for name, column in units.items()},
         "diagnoses": _diagnoses(run),
         "cards": {card["unit"]: card for card in json.loads(to_json(cards))},
+        "dictionaries": dictionaries.collect(run),
     }
 
 

@@ -1,6 +1,7 @@
 """The short form of the page: what a command prints when it ends, and the list of runs."""
 
 import math
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 OUTCOME_STYLES = {"for": "green", "against": "dark_orange3", "silent": "dim", "not applicable": "dim"}
 BAR = 24
 """Characters of a bar that is full."""
+COLUMNS = 4
+"""Dictionaries side by side."""
 VERDICT_STYLES = {"holds": "green", "differs": "dark_orange3", "not reached": "dim"}
 
 
@@ -32,10 +35,12 @@ def show(result: dict[str, Any]) -> None:
         _show_diagnosis(console, result["diagnosis"])
     for sentence in result.get("sentences", []):
         console.print(f"• {escape(sentence)}")
+    if result.get("dictionaries"):
+        _show_dictionaries(console, result["dictionaries"])
     if result.get("runs"):
         _show_rows(console, result["runs"])
     for name, value in result.items():
-        if name not in ("sentences", "runs", "claims", "figures", "failed", "diagnosis", "document"):
+        if name not in ("sentences", "runs", "claims", "figures", "failed", "diagnosis", "document", "dictionaries"):
             console.print(f"[bold]{escape(name)}[/bold]  {escape(str(value))}", soft_wrap=True)
 
 
@@ -47,6 +52,25 @@ def _show_rows(console: "Console", rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(escape(str(value)) for value in row.values()))
     console.print(table)
+
+
+def _show_dictionaries(console: "Console", rows: list[dict[str, Any]]) -> None:
+    """A column per dictionary, as there are more numbers than dictionaries; what their names share is said once."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    names = [row["dictionary"] for row in rows]
+    alike = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)))
+    shared = names[0].rfind("-", 0, alike) + 1 if len(names) > 1 else 0
+    if shared:
+        console.print(f"[dim]{escape(names[0][:shared])}…[/]")
+    heads = [name[shared:] for name in names]
+    for start in range(0, len(rows), COLUMNS):
+        some = rows[start : start + COLUMNS]
+        table = Table("", *(escape(head) for head in heads[start : start + COLUMNS]), box=None, pad_edge=False)
+        for key in dict.fromkeys(key for row in some for key in row if key != "dictionary"):
+            table.add_row(f"[bold]{escape(key)}[/]", *(escape(str(row.get(key, "–"))) for row in some))
+        console.print(table)
 
 
 def _show_claims(console: "Console", claims: list[Claim]) -> None:
@@ -136,7 +160,7 @@ def _row(run: Run) -> dict[str, Any]:
         row["tokens"] = facts.get("data", {}).get("tokens", "")
     if (run.path / "page.html").is_file():
         row["page"] = "yes"
-    if facts.get("kind") == "toys":
+    if facts.get("kind") in ("toys", "dictionaries"):
         row["verdicts"] = facts.get("verdicts", "")
         return row
     try:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from .. import config as configs
+from ..coders import formats
 from ..coders.base import Totals, evaluate
 from ..coders.sae import SAEConfig
 from ..coders.train import TrainConfig, from_store, train
@@ -29,7 +30,7 @@ from ..hosts.harvest import HarvestConfig, harvest
 from ..hosts.load import Host, load_host
 from ..store.runs import Run
 from ..store.shards import ActivationStore
-from . import cards, diagnosis, report, sources, survey
+from . import cards, diagnosis, dictionaries, report, sources, survey
 from .settings import AuditConfig
 
 Say = Callable[[str], None]
@@ -141,6 +142,10 @@ def _decode(audit: Audit, store: ActivationStore, site: str | None) -> list[sour
             totals = decode_site(store, site, folder, config)
             audit.run.write_json(f"survey/{name}.measurements", report.dictionary_measurements(totals, config.seed))
     latents = sources.Latents.load(folder / "codes.safetensors", name, len(store))
+    with audit.stage(f"judge {name}", f"judge {name}: what the network loses by it, what it tells apart") as needed:
+        if needed:
+            bench = dictionaries.Bench(store, config.seed, audit.host, audit.corpus)
+            dictionaries.describe(folder, formats.load(folder), latents, bench, site)
     with audit.stage(f"survey {name}", f"measure {width} latents of {name}") as needed:
         if needed:
             survey.survey(audit.run, latents, store, config.seed)

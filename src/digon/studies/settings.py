@@ -74,6 +74,17 @@ class DecodeConfig:
     """Seed of initialization and order."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, mps."""
+    seeds: int = 1
+    """Trainings of every autoencoder, on the same data from seeds that follow each other: from two on, how stable it is is told."""
+    model: str | None = None
+    """The network that was harvested, to measure what it loses by a reconstruction; none: the one that the run names."""
+    data: str | None = None
+    """The text that was harvested; none: the one that the run names, else Python's own source and documentation."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError if the numbers make no sense."""
+        if self.seeds < 1:
+            raise ConfigError(f"{self.seeds} seeds", expected="at least 1")
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,6 @@ function causeBadge(cause) {
   return el("span", { class: "cause", title: MEANINGS[cause], style: `--cause: var(--cause-${MEANINGS[cause] ? cause : "undecided"})` }, cause);
 }
 
-// A small button and what it explains, above everything else on the page.
-let popovers = 0;
-function explain(label, content) {
-  const id = `explain-${++popovers}`, box = el("div", { id, popover: "auto", class: "popover" }, content);
-  const button = el("button", { type: "button", class: "explain", popovertarget: id, "aria-label": label }, "i");
-  box.addEventListener("beforetoggle", (event) => {
-    if (event.newState !== "open") return;
-    const at = button.getBoundingClientRect(), width = Math.min(420, innerWidth - 24);
-    box.style.width = `${width}px`;
-    box.style.left = `${Math.max(12, Math.min(at.left, innerWidth - width - 12))}px`;
-    box.style.top = `${at.bottom + 6}px`;
-    requestAnimationFrame(() => { const over = box.getBoundingClientRect().bottom - innerHeight + 8; if (over > 0) box.style.top = `${Math.max(8, at.bottom + 6 - over)}px`; });
-  });
-  return [button, box];
-}
-
 function checkFacts(c) {
   const s = c.statistic, row = (name, value) => (value === null || value === undefined || value === "" ? null : [el("dt", {}, name), el("dd", {}, value)]);
   return [el("strong", {}, `${c.id} ${c.title}`), el("dl", { class: "facts" }, row("claim", c.claim), row("outcome", `${c.verdict}: ${OUTCOMES[c.verdict]}`),

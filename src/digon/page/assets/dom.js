@@ -69,6 +69,22 @@ function measurements(list) {
   ]));
 }
 
+// A small button and what it explains, above everything else on the page.
+let popovers = 0;
+function explain(label, content, mark) {
+  const id = `explain-${++popovers}`, box = el("div", { id, popover: "auto", class: "popover" }, content);
+  const button = el("button", { type: "button", class: "explain", popovertarget: id, "aria-label": label }, mark || "i");
+  box.addEventListener("beforetoggle", (event) => {
+    if (event.newState !== "open") return;
+    const at = button.getBoundingClientRect(), width = Math.min(420, innerWidth - 24);
+    box.style.width = `${width}px`;
+    box.style.left = `${Math.max(12, Math.min(at.left, innerWidth - width - 12))}px`;
+    box.style.top = `${at.bottom + 6}px`;
+    requestAnimationFrame(() => { const over = box.getBoundingClientRect().bottom - innerHeight + 8; if (over > 0) box.style.top = `${Math.max(8, at.bottom + 6 - over)}px`; });
+  });
+  return [button, box];
+}
+
 function factsView(state, main) {
   main.append(el("h2", {}, "This run"));
   const show = (value) => Array.isArray(value) ? el("ul", {}, value.map((v) => el("li", {}, el("code", {}, v))))

@@ -53,26 +53,9 @@ function walk(event) {
   if (next) next.focus();
 }
 
-function dictionary(state, main) {
-  const latents = UNITS.filter((u) => u.kind === "latent").sort((a, b) => b.density - a.density);
-  main.append(el("h2", {}, "Dictionary"));
-  if (!latents.length) return main.append(el("p", {}, "No site of this run was decoded."));
-  const picture = el("div", { class: "plot small", role: "img", "aria-label": "density of latents, sorted" });
-  const dead = latents.filter((u) => u.density === 0).length, dense = latents.filter((u) => u.density > 0.1).length;
-  main.append(el("p", {}, `${latents.length} latents: ${dead} dead, ${dense} dense (on more than a tenth of the tokens).`), picture);
-  const alive = latents.filter((u) => u.density > 0);
-  plot(picture, [{ type: "scatter", mode: "lines", x: alive.map((_, i) => i + 1), y: alive.map((u) => u.density), line: { color: cssColor("--accent") } }],
-    { xaxis: { title: { text: "latent, by density" } }, yaxis: { type: "log", title: { text: "density" } } });
-  const carded = latents.filter((u) => u.has_card);
-  main.append(el("h3", {}, "Latents with a card"), table(["latent", term("density"), term("eta2"), term("kurtosis"), term("rho", "best ρ"), "nearest latent", "explanation"], carded.map((u) => {
-    const card = DATA.cards[u.unit], near = card.neighbors[0], text = card.explanations.length ? card.explanations[card.explanations.length - 1].text : "";
-    return [unitLink(u.unit, `#${u.index}`), number(u.density), number(u.eta2), number(u.kurtosis), number(u.rho), near ? unitLink(near.unit, `${near.unit.slice(near.unit.indexOf("#"))} ${number(near.cosine)}`) : "–", el("small", {}, visible(text.slice(0, 160)))];
-  })));
-}
-
 function searchView(state, main) {
   const found = find(state.q);
   main.append(el("h2", {}, `${found.length} units match “${state.q}”`), el("ul", { class: "units", id: "found" }, found.slice(0, 300).map((u) => el("li", {}, unitLink(u.unit, `${u.unit}${u.has_card ? " ●" : ""}`)))));
 }
 
-const VIEWS = { overview: ["Overview", overview], map: ["Map", mapView], unit: ["Unit", unitView], dictionary: ["Dictionary", dictionary], checks: ["Why?", checksView], run: ["Run", factsView] };
+const VIEWS = { overview: ["Overview", overview], map: ["Map", mapView], unit: ["Unit", unitView], dictionary: ["Dictionary", dictionaryView], checks: ["Why?", checksView], run: ["Run", factsView] };
