@@ -68,6 +68,7 @@ class Traits:
     key: str = ""
     reflect: bool = False
     usage: bool = True
+    most_out: int = 10**9  # what it claims to have written at most
     brain: object = None  # callable: prompt -> text
 
 
@@ -251,10 +252,10 @@ class FaultyServer:
 
     def _refusal(self, path, body):
         t = self.traits
-        if path.endswith("/chat/completions"):
+        if path.partition("?")[0] == "/v1/chat/completions":
             if not t.chat:
                 return 404, problem("This is not a chat model and thus not supported in the v1/chat/completions endpoint.")
-        elif not path.endswith("/completions") or not t.completions:
+        elif path.partition("?")[0] != "/v1/completions" or not t.completions:
             return 404, problem("Unknown request URL")
         if not t.temperature and "temperature" in body:
             return 400, problem("Unsupported parameter: 'temperature' is not supported with this model.")
@@ -322,7 +323,7 @@ class FaultyServer:
 
     def _shape(self, chat, text, steps, count, prompt):
         t = self.traits
-        usage = {"prompt_tokens": len(PIECES.findall(prompt)), "completion_tokens": len(PIECES.findall(text))}
+        usage = {"prompt_tokens": len(PIECES.findall(prompt)), "completion_tokens": min(t.most_out, len(PIECES.findall(text)))}
         if chat:
             content = [{"token": s, "logprob": log(c, s), "top_logprobs": [{"token": k, "logprob": math.log(q)} for k, q in ranked(c, count)]} for s, c in steps]  # fmt: skip
             message = {"role": "assistant", "content": text}

@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from ...errors import AccessError, ConfigError
 
@@ -46,11 +46,9 @@ class Server:
     """Name under which answers are kept; two addresses of one label hold the same model."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(
-                f"{self.base_url!r} is no address of a server", expected="http://… or https://…, mostly ending in /v1"
-            )
+        _parts(self.base_url)
+        if not self.key.isascii() or any(c.isspace() for c in self.key):
+            raise AccessError("the key holds blanks or characters that no key has", hint="copy it again")
 
     @classmethod
     def of(cls, model: str, base_url: str = OPENAI, key: str | None = None, label: str = "") -> "Server":
@@ -61,13 +59,13 @@ class Server:
 
         Raises: AccessError without a key for a server elsewhere; ConfigError for a bad address.
         """
-        host = urlsplit(base_url).hostname or ""
+        host = _parts(base_url).hostname or ""
         name = "OPENAI_API_KEY" if host == urlsplit(OPENAI).hostname else "DIGON_API_KEY"
         found = key if key is not None else os.environ.get(name, "")
         local = host in ("localhost", "::1") or host.startswith("127.")
         if not found and not local:
             raise AccessError(
-                f"no key for {host or base_url!r}", expected=f"a key in the environment variable {name}",
+                f"no key for {host}", expected=f"a key in the environment variable {name}",
                 hint="pass key='none' to a server that wants none",
             )  # fmt: skip
         return cls(base_url, model, found, label)
@@ -204,6 +202,15 @@ def usage_of(raw: Mapping[str, Any]) -> Usage | None:
     if not isinstance(usage, Mapping) or not isinstance(usage.get("prompt_tokens"), int):
         return None
     return Usage(usage["prompt_tokens"], int(usage.get("completion_tokens") or 0))
+
+
+def _parts(base_url: str) -> SplitResult:
+    """The parts of an address. Raises: ConfigError; the message shows nothing that could be a password."""
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        shown = base_url.rpartition("@")[2].partition("?")[0]
+        raise ConfigError(f"{shown!r} is no address of a server", expected="http://… or https://…, mostly ending in /v1")
+    return parts
 
 
 def _plain(value: Any) -> Any:
