@@ -68,6 +68,7 @@ class Traits:
     key: str = ""
     reflect: bool = False
     usage: bool = True
+    idempotent: bool = False  # charges once for a key that comes again
     most_out: int = 10**9  # what it claims to have written at most
     brain: object = None  # callable: prompt -> text
 
@@ -102,7 +103,9 @@ class Log:
 
 def steps_of(text: str, tops: list[dict[str, float]] | None = None) -> list[tuple[str, dict[str, float]]]:
     pieces = PIECES.findall(text)
-    return [(piece, {piece: 0.9, "~": 0.05}) for piece in pieces] if tops is None else list(zip(pieces, tops, strict=True))
+    return (
+        [(piece, {piece: 0.9, "~": 0.05}) for piece in pieces] if tops is None else list(zip(pieces, tops, strict=True))
+    )
 
 
 class FaultyServer:
@@ -129,7 +132,9 @@ class FaultyServer:
 
     def _run(self):
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", self.port, backlog=512))
+        server = self._loop.run_until_complete(
+            asyncio.start_server(self._connection, "127.0.0.1", self.port, backlog=512)
+        )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
@@ -169,6 +174,8 @@ class FaultyServer:
         self.log.last = {"path": path, "headers": headers, "body": json.loads(body or b"{}")}
         crowd = self.log.active > self.pace.tolerates
         kind = "429" if crowd else self._fault(name, attempt)
+        if self.traits.idempotent and self.log.paid[name]:
+            self.log.paid[name] -= 1  # what was paid for is given again
         if self.pace.latency:
             await asyncio.sleep(self.pace.latency)
         if kind:
@@ -196,13 +203,16 @@ class FaultyServer:
         return self.pace.kinds[int(draw / self.pace.share * len(self.pace.kinds))]
 
     async def _fail(self, kind, writer, good) -> bool:
-        status, reply = good
+        _status, reply = good
         data = json.dumps(reply).encode()
         error = json.dumps({"error": {"message": "try again", "type": kind}}).encode()
         page = b"<!DOCTYPE html><html><head><title>Bad gateway</title></head><body>sorry</body></html>"
         later = {"retry-after": str(self.pace.after)}
         if kind == "429 date":
-            later = {"x-ratelimit-reset-requests": f"{int(self.pace.after * 1000)}ms", "x-ratelimit-remaining-requests": "0"}
+            later = {
+                "x-ratelimit-reset-requests": f"{int(self.pace.after * 1000)}ms",
+                "x-ratelimit-remaining-requests": "0",
+            }
         statuses = {"429": 429, "429 after": 429, "429 date": 429, "500": 500, "503 after": 503}
         if kind in statuses:
             await send(writer, statuses[kind], error, later if " " in kind else {})
@@ -228,20 +238,25 @@ class FaultyServer:
     def _reply(self, path, headers, body):
         t = self.traits
         if t.key and headers.get("authorization") != f"Bearer {t.key}":
-            return 401, problem(f"Incorrect API key provided: {headers.get('authorization', '')[7:]}", "invalid_api_key")
+            return 401, problem(
+                f"Incorrect API key provided: {headers.get('authorization', '')[7:]}", "invalid_api_key"
+            )
         refusal = self._refusal(path, body)
         if refusal is not None:
             return refusal
         chat = path.endswith("/chat/completions")
         prompt = "\n\n".join(m["content"] for m in body["messages"]) if chat else body["prompt"]
         if len(prompt) > t.context:
-            return 400, problem(f"This model's maximum context length is {t.context} tokens.", "context_length_exceeded")
+            return 400, problem(
+                f"This model's maximum context length is {t.context} tokens.", "context_length_exceeded"
+            )
         count = body.get("top_logprobs", 0) if chat else (body.get("logprobs") or 0)
-        text, tops = self._write(prompt, body)
+        echoing = body.get("echo") or body.get("prompt_logprobs")
+        text, tops = ("x", None) if echoing else self._write(prompt, body)
         steps = steps_of(text, tops)
         if body.get("echo") and t.echo in ("honest", "zeros"):
             told = self._told(prompt)
-            steps = [(s, {k: 1.0 for k in c}) if t.echo == "zeros" and c else (s, c) for s, c in told] + steps[:1]
+            steps = [(s, dict.fromkeys(c, 1.0)) if t.echo == "zeros" and c else (s, c) for s, c in told] + steps[:1]
             text = prompt + text
         reply = self._shape(chat, text, steps, count if t.logprobs else 0, prompt)
         if body.get("prompt_logprobs") and t.echo == "vllm":
@@ -254,7 +269,9 @@ class FaultyServer:
         t = self.traits
         if path.partition("?")[0] == "/v1/chat/completions":
             if not t.chat:
-                return 404, problem("This is not a chat model and thus not supported in the v1/chat/completions endpoint.")
+                return 404, problem(
+                    "This is not a chat model and thus not supported in the v1/chat/completions endpoint."
+                )
         elif path.partition("?")[0] != "/v1/completions" or not t.completions:
             return 404, problem("Unknown request URL")
         if not t.temperature and "temperature" in body:
@@ -323,13 +340,21 @@ class FaultyServer:
 
     def _shape(self, chat, text, steps, count, prompt):
         t = self.traits
-        usage = {"prompt_tokens": len(PIECES.findall(prompt)), "completion_tokens": min(t.most_out, len(PIECES.findall(text)))}
+        usage = {
+            "prompt_tokens": len(PIECES.findall(prompt)),
+            "completion_tokens": min(t.most_out, len(PIECES.findall(text))),
+        }
         if chat:
             content = [{"token": s, "logprob": log(c, s), "top_logprobs": [{"token": k, "logprob": math.log(q)} for k, q in ranked(c, count)]} for s, c in steps]  # fmt: skip
             message = {"role": "assistant", "content": text}
             if t.thinks:
                 message |= {"reasoning_content": "hm"}
-            choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": {"content": content} if count else None}
+            choice = {
+                "index": 0,
+                "message": message,
+                "finish_reason": "stop",
+                "logprobs": {"content": content} if count else None,
+            }
         else:
             listed = {"tokens": [s for s, _ in steps], "token_logprobs": [log(c, s) for s, c in steps], "top_logprobs": [None if c is None else {k: math.log(q) for k, q in ranked(c, count)} for _, c in steps]}  # fmt: skip
             choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": listed if count else None}

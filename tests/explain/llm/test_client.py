@@ -1,7 +1,5 @@
 import asyncio
 import json
-import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from faulty_server import FaultyServer, Pace, Traits, answer
+from killed import kill_after
 
 from digon.errors import (
     AccessError,
@@ -101,41 +100,22 @@ def test_a_batch_resumes_where_it_was(journal):
             client.wait(client.ask(question("new")))
 
 
-KILLED = """
-import sys
-from digon.explain.llm import Client, Journal, Limits, Server, Call
-url, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-from pathlib import Path
-calls = [Call("chat", {"messages": [{"role": "user", "content": f"question {i}"}], "max_tokens": 8}) for i in range(count)]
-with Journal(Path(path)) as journal, Client(Server.of("m", url, label="test"), journal, limits=Limits(concurrency=16, start=16)) as client:
-    print("ready", flush=True)
-    client.wait(client.ask_all(calls, lambda now: print(now.done, flush=True)))
-"""
-
-
-def test_a_killed_run_pays_for_nothing_that_arrived_again(tmp_path):
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_killed_run_pays_for_nothing_that_arrived_again(tmp_path, idempotent):
     path = tmp_path / "j.sqlite"
-    with FaultyServer(pace=Pace(latency=0.02)) as server:
-        for kill in range(2):
-            process = subprocess.Popen(
-                [sys.executable, "-c", KILLED, server.url, str(path), "400"], stdout=subprocess.PIPE, text=True
-            )
-            for line in process.stdout:
-                if line.strip().isdigit() and int(line) >= 60 * (kill + 1):
-                    break
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
+    with FaultyServer(Traits(idempotent=idempotent), Pace(latency=0.02)) as server:
+        for kill in (60, 120):
+            kill_after(kill, server.url, path, 200)
         time.sleep(0.1)
         with Journal(path) as journal, client_of(server, journal) as client:
             kept = journal.totals()
-            found = client.wait(client.ask_all(questions(400)))
+            found = client.wait(client.ask_all(questions(200)))
             doubtful = journal.doubtful()
-    assert [r.text for r in found] == [answer(f"question {i}") for i in range(400)]
+    assert [r.text for r in found] == [answer(f"question {i}") for i in range(200)]
     twice = sum(n - 1 for n in server.log.paid.values())
-    assert kept.calls - kept.doubts >= 100  # what the killed runs got was kept
+    assert kept.calls - kept.doubts >= 120  # what the killed runs got was kept
+    assert twice == 0 or not idempotent
     assert twice <= len(doubtful) <= 2 * 16  # only what was under way at a kill, and all of that is on the bill
-    assert journal.path.is_file()
 
 
 def test_a_budget_stops_within_one_call(journal):
@@ -177,7 +157,10 @@ def test_64_calls_are_sustained(journal):
 
 def test_a_crowded_server_is_not_pushed(journal):
     limits = Limits(base=0.01, cap=0.1, start=8, attempts=30)
-    with FaultyServer(pace=Pace(latency=0.1, tolerates=6)) as server, client_of(server, journal, limits=limits) as client:
+    with (
+        FaultyServer(pace=Pace(latency=0.1, tolerates=6)) as server,
+        client_of(server, journal, limits=limits) as client,
+    ):
         found = client.wait(client.ask_all(questions(100)))
         assert not any(isinstance(r, Missing) for r in found)
         assert client.throttle.limit < 24
@@ -240,7 +223,10 @@ def test_no_key_for_a_server_elsewhere(monkeypatch):
 
 def test_an_unreachable_host_is_one_clear_error(journal):
     start = time.monotonic()
-    with client_of(Server("http://127.0.0.1:9/v1", "m"), journal) as client, pytest.raises(ServerError, match="cannot reach"):
+    with (
+        client_of(Server("http://127.0.0.1:9/v1", "m"), journal) as client,
+        pytest.raises(ServerError, match="cannot reach"),
+    ):
         client.wait(client.ask_all(questions(50)))
     assert time.monotonic() - start < 5
     assert journal.totals().calls == 0
@@ -263,7 +249,7 @@ def test_what_cannot_work_is_not_tried_again(journal, traits, path, kind, words)
 
 def test_a_web_page_is_one_clear_error(journal):
     with FaultyServer(pace=Pace(share=1.0, kinds=("page",))) as server, client_of(server, journal) as client:
-        with pytest.raises(ServerError, match="web page.*Bad gateway") as caught:
+        with pytest.raises(ServerError, match=r"web page.*Bad gateway") as caught:
             client.wait(client.ask_all(questions(10)))
         assert "base_url" in caught.value.hint
     assert journal.totals().calls == 0
@@ -287,9 +273,12 @@ def test_null_content_is_no_text(journal):
 def test_a_slow_body_ends_at_the_timeout(journal):
     limits = Limits(timeout=0.2, attempts=1)
     start = time.monotonic()
-    with FaultyServer(pace=Pace(share=1.0, kinds=("slow",))) as server, client_of(server, journal, limits=limits) as client:
-        with pytest.raises(ServerError, match="in time"):
-            client.wait(client.ask(question("a")))
+    with (
+        FaultyServer(pace=Pace(share=1.0, kinds=("slow",))) as server,
+        client_of(server, journal, limits=limits) as client,
+        pytest.raises(ServerError, match="in time"),
+    ):
+        client.wait(client.ask(question("a")))
     assert time.monotonic() - start < 3
     assert journal.totals().doubts == 1  # the server did all the work
 

@@ -1,11 +1,11 @@
 """Ask language models to explain and to simulate units: once for every question, within a budget, without invented zeros.
 
-    wire      server, call, reply; the identity of a call           journal   cache, resume, replay, bill
-    pacing    rates, concurrency, waits                              budget    money, tokens, calls
-    faults    what went wrong, in one clear error                    client    all of that together
-    probe     what a server can truly do                             prompts   what we say
-    simulate  the chain of ways to simulate                          local     the best of them inside this process
-    bounds    how much what is missing could matter
+wire      server, call, reply; the identity of a call           journal   cache, resume, replay, bill
+pacing    rates, concurrency, waits                              budget    money, tokens, calls
+faults    what went wrong, in one clear error                    client    all of that together
+probe     what a server can truly do                             prompts   what we say
+simulate  the chain of ways to simulate                          local     the best of them inside this process
+bounds    how much what is missing could matter
 """
 
 from .bounds import score as score

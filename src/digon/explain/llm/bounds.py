@@ -34,10 +34,18 @@ def score(real: Sequence[float], simulated: Sequence[float], scale: int) -> Meas
         raise ValueError(f"{len(a)} real and {len(m)} simulated values")
     known = np.isfinite(m)
     missing = int((~known).sum())
-    low, high = bounds(a, m, scale)
+    low, high = bounds(a, m, float(scale))
     method = f"Pearson over {int(known.sum())} tokens; bounds if the {missing} missing were worst and best"
     return Measurement(
-        "rho_simulated", correlation(a[known], m[known]), low, high, int(known.sum()), "", method, None, "Bills et al. 2023"
+        "rho_simulated",
+        correlation(a[known], m[known]),
+        low,
+        high,
+        int(known.sum()),
+        "",
+        method,
+        None,
+        "Bills et al. 2023",
     )
 
 

@@ -306,7 +306,8 @@ class Client:
 def bar(title: str) -> Iterator[Watch]:
     """A line on the terminal that shows where a batch stands."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Line, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Line
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Line(*columns, console=Console(stderr=True), transient=True) as line:

@@ -26,7 +26,8 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _NO_CHAT = re.compile(
-    r"not a chat model|does not support chat|chat[ _]template|not support(ed)? .{0,40}chat|v1/chat/completions", re.IGNORECASE
+    r"not a chat model|does not support chat|chat[ _]template|not support(ed)? .{0,40}chat|v1/chat/completions",
+    re.IGNORECASE,
 )
 _QUOTA = re.compile(r"insufficient_quota|billing|credit balance", re.IGNORECASE)
 _BEFORE_SENDING = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError"}
@@ -59,7 +60,11 @@ def of_status(status: int, text: str, headers: Mapping[str, str], server: Server
         return Fault(error, again=True, overload=True, wait=wait, everyone=wait is not None)
     if status in (401, 403) or status in (402, 429):
         problem = f"{_name(server)} refuses the key" if status in (401, 403) else f"{_name(server)} wants to be paid"
-        hint = "check the key" if status in (401, 403) else "the account's quota is used up: it does not come back by waiting"
+        hint = (
+            "check the key"
+            if status in (401, 403)
+            else "the account's quota is used up: it does not come back by waiting"
+        )
         return Fault(AccessError(f"{problem} ({status}): {said}", hint=hint), again=False)
     if status == 408 or status >= 500:
         error = ServerError(f"{_name(server)} failed ({status}): {said}", hint=_LATER)
@@ -72,7 +77,9 @@ def of_status(status: int, text: str, headers: Mapping[str, str], server: Server
         return Fault(error, again=False)
     if status in (404, 405) and _is_page(text):
         return Fault(_page_error(status, text, server), again=False)
-    return Fault(RequestError(f"{_name(server)} refuses the request ({status}): {said}", hint=_advice(text, server)), again=False)
+    return Fault(
+        RequestError(f"{_name(server)} refuses the request ({status}): {said}", hint=_advice(text, server)), again=False
+    )
 
 
 def of_exception(error: Exception, server: Server) -> Fault:
@@ -92,7 +99,9 @@ def of_exception(error: Exception, server: Server) -> Fault:
         found = ServerError(f"{_name(server)} gave no reply in time", hint="a larger timeout, or fewer calls at once")
         return Fault(found, again=True, overload=True, charged=not names & _BEFORE_SENDING)
     if any(name.endswith(("ReadError", "WriteError", "ProtocolError", "APIConnectionError")) for name in names):
-        found = ServerError(f"{_name(server)} broke the connection: {_said(str(_causes(error)[-1]), server)}", hint=_LATER)
+        found = ServerError(
+            f"{_name(server)} broke the connection: {_said(str(_causes(error)[-1]), server)}", hint=_LATER
+        )
         return Fault(found, again=True, charged=not names & _BEFORE_SENDING)
     raise error
 
@@ -109,7 +118,7 @@ def parsed(text: str, headers: Mapping[str, str], server: Server) -> Mapping[str
     error = raw.get("error") if isinstance(raw, Mapping) else None
     if error:  # some servers between us and the model answer 200 whatever happens
         code = error.get("code") if isinstance(error, Mapping) else None
-        raise of_status(int(code) if str(code).isdigit() else 500, text, headers, server)
+        raise of_status(int(str(code)) if str(code).isdigit() else 500, text, headers, server)
     if not isinstance(raw, Mapping) or not isinstance(raw.get("choices"), list) or not raw["choices"]:
         found = ServerError(
             f"{_name(server)} answers, but not in the protocol: {_said(text, server)}", expected="JSON with choices",

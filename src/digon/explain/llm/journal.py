@@ -13,6 +13,7 @@ A journal has one writer at a time: two could pay for the same call. Keys of ser
 """
 
 import fcntl
+import json
 import os
 import sqlite3
 import time
@@ -22,8 +23,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import json
 
 from ...errors import CorruptError, PathError, RunError, StorageError
 from .wire import Call, Reply, Server, Usage, canonical
@@ -129,9 +128,7 @@ class Journal:
             n, tokens, usd = self._db.execute(
                 "select count(*), total(tokens_in + tokens_out), total(usd) from replies"
             ).fetchone()
-            doubts, more, paid = self._db.execute(
-                "select count(*), total(tokens), total(usd) from doubts"
-            ).fetchone()
+            doubts, more, paid = self._db.execute("select count(*), total(tokens), total(usd) from doubts").fetchone()
         return Totals(n + doubts, int(tokens + more), usd + paid, doubts)
 
     def doubtful(self) -> list[str]:
@@ -241,4 +238,6 @@ def _unpacked(path: Path, packed: bytes) -> Mapping[str, Any]:
     try:
         return json.loads(zlib.decompress(packed).decode("utf-8", "surrogatepass"))
     except (zlib.error, ValueError) as error:
-        raise CorruptError(f"a reply in {path} is damaged: {error}", hint="delete the file: replies are asked for again") from None
+        raise CorruptError(
+            f"a reply in {path} is damaged: {error}", hint="delete the file: replies are asked for again"
+        ) from None

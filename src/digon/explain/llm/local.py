@@ -42,7 +42,9 @@ class LocalSimulator:
         self._tokenizer = host.tokenizer
         codes = self._tokenizer.encode_batch([str(d) for d in range(11)])
         if any(len(code) != 1 for code in codes[:10]) or len({code[0] for code in codes[:10]}) < 10:
-            raise ModelError(f"{host.name} does not write every digit as one token of its own", expected="one that does")
+            raise ModelError(
+                f"{host.name} does not write every digit as one token of its own", expected="one that does"
+            )
         singles = {code[0] for code in codes[:10]}
         self.scale = 10 if len(codes[10]) == 1 and codes[10][0] not in singles else 9
         self._digits = torch.tensor([code[0] for code in codes[: self.scale + 1]])

@@ -19,9 +19,8 @@ import asyncio
 import email.utils
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 BURST = 1 / 12

@@ -114,7 +114,9 @@ def pattern(regex: str, grammar: str, kind: Constraint, count: int, scale: int) 
     number = {"type": "integer", "enum": list(range(scale + 1))}
     values = {"type": "array", "items": number, "minItems": count, "maxItems": count}
     schema = {"type": "object", "properties": {"values": values}, "required": ["values"], "additionalProperties": False}
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "values", "strict": True, "schema": schema}}}
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "values", "strict": True, "schema": schema}}
+    }
 
 
 async def probe(client: Client) -> Capabilities:

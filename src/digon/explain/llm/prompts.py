@@ -63,7 +63,7 @@ def levels(activations: Sequence[float], largest: float, scale: int = 10) -> lis
 
     Raises: ValueError for NaN.
 
-    >>> levels([-1, 0, 0.5, 1.99, 2], 2.0)
+    >>> levels([-1.0, 0.0, 0.5, 1.99, 2.0], 2.0)
     [0, 0, 2, 9, 10]
     """
     if largest <= 0:
@@ -99,25 +99,26 @@ def revise(explanation: str, examples: Sequence[Example], wrong: Sequence[Exampl
         "Where the unit stayed at 0 the description is too wide or wrong. Answer with a better description alone, in at "
         "most 20 words."
     )
-    body = (
-        f"{_listed(examples)}\n\nFirst description: {explanation}\n\nNew texts:\n\n{_listed(wrong)}\n\nBetter description:"
-    )
+    body = f"{_listed(examples)}\n\nFirst description: {_line(explanation)}\n\nNew texts:\n\n{_listed(wrong)}\n\nBetter description:"
     return _chat(f"{_unit(scale)} {task}", body)
 
 
 def counter_examples(explanation: str, count: int) -> Messages:
     """Ask for sentences that a unit of this description would respond to."""
     task = f"Write {count} different sentences, one per line, without numbers or bullets before them."
-    return _chat(task, f"Each sentence has to contain what is described here: {explanation}")
+    return _chat(task, f"Each sentence has to contain what is described here: {_line(explanation)}")
 
 
 def all_at_once(explanation: str, tokens: Sequence[str], scale: int = 10) -> AllAtOnce:
     """The simulator's prompt for a server or a model that tells probabilities of the prompt's own tokens."""
-    parts = [_unit(scale), f"Predict the activations from the description. Where they are {SLOT}, they are still whole numbers."]
+    parts = [
+        _unit(scale),
+        f"Predict the activations from the description. Where they are {SLOT}, they are still whole numbers.",
+    ]
     for description, example in _SHOTS:
         known = [min(level, scale) for level in example.levels]
         lines = [
-            f"{shown(token)}{GAP}{SLOT if i < 2 else level}"
+            f"{shown(token)}{GAP}{SLOT if i == 0 else level}"
             for i, (token, level) in enumerate(zip(example.tokens, known, strict=True))
         ]
         parts.append(_target(description) + "\n".join(lines))
@@ -132,7 +133,10 @@ def numbered(explanation: str, tokens: Sequence[str], scale: int, form: str) -> 
         if form == "lines"
         else f"Answer with a JSON list of exactly {len(tokens)} whole numbers from 0 to {scale}, one per token. Nothing else."
     )
-    return _chat(f"{_unit(scale)} Predict the activation on every token from the description. {answer}", _table(explanation, tokens))
+    return _chat(
+        f"{_unit(scale)} Predict the activation on every token from the description. {answer}",
+        _table(explanation, tokens),
+    )
 
 
 def single(explanation: str, tokens: Sequence[str], scale: int) -> Messages:
@@ -168,7 +172,7 @@ def as_text(messages: Messages) -> str:
 def _pick(question: str, explanation: str, texts: Sequence[str]) -> Messages:
     task = f"{question} Answer with their numbers, separated by commas, or with `{NONE}`."
     listed = "\n".join(f"{i}\t{shown(text)}" for i, text in enumerate(texts, 1))
-    return _chat(task, f"Description: {explanation}\n\nTexts:\n{listed}")
+    return _chat(task, f"Description: {_line(explanation)}\n\nTexts:\n{listed}")
 
 
 def _chat(system: str, user: str) -> Messages:
@@ -183,12 +187,17 @@ def _unit(scale: int) -> str:
 
 
 def _target(explanation: str) -> str:
-    return f"Description: {explanation}\nActivations:\n"
+    return f"Description: {_line(explanation)}\nActivations:\n"
+
+
+def _line(text: str) -> str:
+    """A description on one line, whatever it was."""
+    return " ".join(text.split())
 
 
 def _table(explanation: str, tokens: Sequence[str]) -> str:
     lines = "\n".join(f"{i}{GAP}{shown(token)}" for i, token in enumerate(tokens, 1))
-    return f"Description: {explanation}\n\nTokens:\n{lines}"
+    return f"Description: {_line(explanation)}\n\nTokens:\n{lines}"
 
 
 def _listed(examples: Sequence[Example]) -> str:

@@ -32,6 +32,10 @@ PER_TOKEN = 6
 """Tokens of an answer per token of the text: number, tab, value, end of line, and some."""
 
 
+_LINE = re.compile(r"^ *(\d+) *(?:[\t:|]|[.)](?=\s))(?:[^\n]*[\s:|=])?(\d+) *$", re.MULTILINE)
+"""Number of a token and its value at the end of a line; neither 2.5 nor -1 is a value."""
+
+
 @dataclass(frozen=True)
 class Simulation:
     """Simulated activations of one text, on the scale from 0 to `scale`; NaN where nothing was seen."""
@@ -83,9 +87,7 @@ async def simulate(client: Client, can: Capabilities, explanation: str, tokens: 
     return replace(best, notes=tuple(notes))
 
 
-async def by(
-    method: str, client: Client, can: Capabilities, explanation: str, tokens: Sequence[str]
-) -> Simulation:
+async def by(method: str, client: Client, can: Capabilities, explanation: str, tokens: Sequence[str]) -> Simulation:
     """Simulate by one way. A request that fails gives NaN and a note with the reason."""
     seen: list[tuple[float, float]] = [(math.nan, 0.0)] * len(tokens)
     notes: list[str] = []
@@ -219,7 +221,7 @@ def _spans(text: str, count: int) -> list[tuple[int, int] | None]:
         if _is_list(listed[0], count):
             return [(m.start(), m.end()) for m in re.compile(r"\d+").finditer(text, listed.start(), listed.end())]
     found: list[tuple[int, int] | None] = [None] * count
-    for line in re.finditer(r"^[ ]*(\d+)[ ]*[\t:.)|][^\n]*?(\d+)[ ]*$", text, re.MULTILINE):
+    for line in _LINE.finditer(text):
         place = int(line[1])
         if 1 <= place <= count:
             found[place - 1] = line.span(2)

@@ -209,7 +209,9 @@ def _parts(base_url: str) -> SplitResult:
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         shown = base_url.rpartition("@")[2].partition("?")[0]
-        raise ConfigError(f"{shown!r} is no address of a server", expected="http://… or https://…, mostly ending in /v1")
+        raise ConfigError(
+            f"{shown!r} is no address of a server", expected="http://… or https://…, mostly ending in /v1"
+        )
     return parts
 
 
@@ -246,7 +248,9 @@ def _steps(listed: Any) -> tuple[Step, ...]:
 def _chat_step(item: Mapping[str, Any]) -> Step:
     token = str(item.get("token", ""))
     tops = item.get("top_logprobs")
-    found = {str(top["token"]): top.get("logprob") for top in tops if "token" in top} if isinstance(tops, list) else None
+    found = (
+        {str(top["token"]): top.get("logprob") for top in tops if "token" in top} if isinstance(tops, list) else None
+    )
     return Step(token, _with_own(token, _candidates(found), item.get("logprob")))
 
 
