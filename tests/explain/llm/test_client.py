@@ -1,6 +1,7 @@
 import asyncio
 import json
 import sqlite3
+import sys
 import time
 import zlib
 
@@ -19,7 +20,7 @@ from digon.errors import (
     RunError,
     ServerError,
 )
-from digon.explain.llm import Budget, Call, Client, Journal, Limits, Missing, Prices, Server
+from digon.explain.llm import Budget, Call, Client, Journal, Limits, Missing, Prices, Server, bar
 
 FAST = Limits(base=0.01, cap=0.1, timeout=5.0, start=32)
 
@@ -329,3 +330,31 @@ def test_a_journal_has_one_writer(tmp_path):
     (tmp_path / "text").write_text("this is not a database, but it is long enough to be one" * 20)
     with pytest.raises(CorruptError, match="is no journal"):
         Journal(tmp_path / "text")
+
+
+def test_an_interrupted_call_is_on_the_bill(journal):
+    async def interrupted(client):
+        await asyncio.wait_for(client.ask(question("a")), 0.3)
+
+    with FaultyServer(pace=Pace(latency=5.0)) as server:
+        with client_of(server, journal) as client, pytest.raises(TimeoutError):
+            client.wait(interrupted(client))
+        assert server.log.requests == 1
+    assert journal.totals().doubts == 1
+
+
+def test_the_bar_says_what_is_missing(journal, capsys):
+    calls = [question("x" * 500), *questions(3), question("y" * 500)]
+    with FaultyServer(Traits(context=100)) as server, client_of(server, journal) as client:
+        client.wait(client.ask_all(questions(2)))
+        with bar("asking") as watch:
+            client.wait(client.ask_all(calls, watch))
+    assert "asking  2 known, 2 missing" in capsys.readouterr().err
+
+
+def test_without_the_sdk_the_hint_says_what_to_install(journal, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with client_of(Server("http://127.0.0.1:9", "m"), journal) as client, pytest.raises(ConfigError) as caught:
+        client.wait(client.ask(question("a")))
+    assert "digon[llm]" in caught.value.hint
+    assert journal.totals().calls == 0

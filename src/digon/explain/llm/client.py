@@ -220,6 +220,7 @@ class Client:
                 await asyncio.sleep(pause)
 
     async def _attempt(self, name: str, call: Call, attempt: int) -> Reply:
+        sdk = self._connection()
         expected = self.ledger.estimate(call)
         tokens = expected.tokens_in + expected.tokens_out
         size = len(call.prompt.encode("utf-8", "replace"))
@@ -231,7 +232,7 @@ class Client:
                 await self._go_ahead(tokens)
                 self.journal.depart(name, tokens, self.ledger.prices.usd(expected))
                 departed = True
-                reply = await self._send(name, call, attempt, expected)
+                reply = await self._send(sdk, name, call, attempt, expected)
                 usage = reply.usage
                 self.journal.arrive(name, self.server, call, reply)
             self.throttle.outcome(False)
@@ -244,20 +245,19 @@ class Client:
             self.throttle.outcome(fault.overload)
             self.journal.lose(name, str(fault.error.problem), charged=charged)
             raise
-        except asyncio.CancelledError:
+        except BaseException as error:
             if departed:
-                self.journal.lose(name, "interrupted", charged=True)
+                self.journal.lose(name, f"ended by {type(error).__name__}", charged=True)
             raise
         finally:
             await self.ledger.settle(name, usage, size, charged=charged and departed)
 
-    async def _send(self, name: str, call: Call, attempt: int, expected: Usage) -> Reply:
+    async def _send(self, sdk: Any, name: str, call: Call, attempt: int, expected: Usage) -> Reply:
         """One request. Raises: Fault."""
         body = dict(call.body)
         first = "messages" if call.endpoint == "chat" else "prompt"
         named = {first: body.pop(first), "model": self.server.model}
         once = {"Idempotency-Key": name}  # a server that knows it does not charge for a repeat
-        sdk = self._connection()
         create = (sdk.chat.completions if call.endpoint == "chat" else sdk.completions).with_raw_response.create
         start = time.perf_counter()
         try:
@@ -310,7 +310,7 @@ def bar(title: str) -> Iterator[Watch]:
     from rich.progress import Progress as Line
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Line(*columns, console=Console(stderr=True), transient=True) as line:
+    with Line(*columns, console=Console(stderr=True)) as line:
         task = line.add_task(title)
 
         def watch(now: Progress) -> None:

@@ -15,7 +15,7 @@ import asyncio
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ...errors import ContextError, RequestError, ServerError
 from ...records import Excerpt, Measurement
@@ -29,6 +29,8 @@ LOUD = 0.5
 """Share of a text's largest activation from which a token counts as active."""
 PAULO, CHANG = "Paulo et al. 2024", "Chang et al. 2009"
 
+Asking = Callable[[str, Sequence[str]], prompts.Messages]
+"""A prompt from a description and texts."""
 Answer = tuple[bool, bool | None]
 """Whether yes was right, and whether yes was said; None if nobody knows."""
 
@@ -124,10 +126,9 @@ def read_numbers(text: str | None, count: int) -> set[int] | None:
 
 
 async def _asked(
-    client: Client, can: Capabilities, prompt: object, explanation: str, items: Sequence[tuple[str, bool]], seed: int
+    client: Client, can: Capabilities, prompt: Asking, explanation: str, items: Sequence[tuple[str, bool]], seed: int
 ) -> list[Answer]:
     """Answers to all items, shuffled and asked for in batches; a last short batch is as good as any."""
-    assert callable(prompt)
     mixed = list(items)
     random.Random(seed).shuffle(mixed)
     batches = [mixed[i : i + BATCH] for i in range(0, len(mixed), BATCH)]
