@@ -6,12 +6,17 @@
     │   ├── PathError             a path is missing, empty or of the wrong kind
     │   ├── SiteError             no such place in the network
     │   ├── CorpusError           the text holds nothing that can be used
-    │   └── ModelError            the model cannot be loaded, or loading it would not be safe
+    │   ├── ModelError            the model cannot be loaded, or loading it would not be safe
+    │   ├── AccessError           a server wants a key, or refuses the one that it gets
+    │   └── RequestError          a server refuses a request as it is written
+    │       └── ContextError      the text is longer than the model on the server can read
     └── RunError                  the request was fine, carrying it out failed (exit code 1)
         ├── CorruptError          a file of ours is damaged: its checksum or shape is wrong
         ├── NonFiniteError        NaN or infinity where numbers were expected
-        ├── PeerError             another process of the same run has stopped
-        └── StorageError          the disk refused a write (full, read-only, no permission)
+         ├── PeerError             another process of the same run has stopped
+         ├── StorageError          the disk refused a write (full, read-only, no permission)
+         ├── ServerError           a server cannot be reached, or answers in another language than its protocol
+         └── BudgetError           the budget is spent; all that was paid for is kept
 
 Every message says what is wrong with which value, what was expected, and how to fix it.
 """
@@ -66,6 +71,18 @@ class ModelError(UsageError):
     """The model cannot be loaded, or loading it would not be safe."""
 
 
+class AccessError(UsageError):
+    """A server wants a key, or refuses the one that it gets."""
+
+
+class RequestError(UsageError):
+    """A server refuses a request as it is written."""
+
+
+class ContextError(RequestError):
+    """The text is longer than the model on the server can read."""
+
+
 class RunError(DigonError):
     """The request was fine; carrying it out failed."""
 
@@ -84,6 +101,14 @@ class PeerError(RunError):
 
 class StorageError(RunError):
     """The disk refused a write."""
+
+
+class ServerError(RunError):
+    """A server cannot be reached, or answers in another language than its protocol."""
+
+
+class BudgetError(RunError):
+    """The budget is spent; all that was paid for is kept."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
