@@ -127,8 +127,9 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if isinstance(self.coder, str) and self.coder == "sae":
             return self._trained(rows.float(), self._count("n_components", 4 * d), seed)
         k = self._count("n_components", min(n, d))
-        if callable(self.coder):
-            return self.coder(rows, k, seed)
+        make: Any = self.coder
+        if callable(make):
+            return make(rows, k, seed)
         makers: dict[str, Callable[[], Coder]] = {
             "identity": lambda: classic.identity(d),
             "random": lambda: classic.random(d, k, seed),
