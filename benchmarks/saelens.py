@@ -1,10 +1,10 @@
-"""Do SAELens and sparsify do with our files what we do, and we with theirs? To the last bit, in float32.
+"""Do SAELens and sparsify do with our files what we do, and we with theirs? With SAELens to the last bit, in float32.
 
 Both directions, for every architecture: one side writes random weights in general position, both encode and decode the same
 rows, and the largest difference is printed:
 
     codes     of the same rows
-    decoded   from the same codes, all latents given
+    decoded   from the same codes
     summed    the reconstruction as digon makes it, which adds up the active atoms only; the others multiply all of them
 
 The other tool runs in an environment of its own, so nothing of it is imported here.
@@ -43,7 +43,8 @@ THEIRS = {
 }
 EXACT = {"standard", "topk", "jumprelu", "gated", "trained batchtopk"}
 """What has to be equal to the last bit; the others have an option that digon folds into the weights, which rounds, and a
-latent within that rounding of its threshold may then be active on one side only."""
+latent within that rounding of its threshold may then be active on one side only. sparsify adds the bias inside the product,
+SAELens and digon after it."""
 L0 = 8
 
 
@@ -95,7 +96,8 @@ def exchange(tool: str, peers: str, folder: Path) -> list[dict[str, Any]]:
             place = folder / "digon" / label(name, size)
             sae = general(name, size)
             formats.save(sae, place, layout=tool)  # type: ignore[arg-type]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    # sparsify decodes by a GPU kernel wherever its compiler is installed, even without a GPU.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "SPARSIFY_DISABLE_TRITON": "1"}
     command = [peers, str(Path(__file__).resolve()), "--side", tool, "--folder", str(folder)]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     lines = []
@@ -105,7 +107,9 @@ def exchange(tool: str, peers: str, folder: Path) -> list[dict[str, Any]]:
                 place = folder / by / label(name, size)
                 line = {"tool": tool, "by": by, "architecture": name, "size": f"{size[0]}x{size[1]}, {size[2]}"}
                 lines.append(
-                    line | {"exact": size[2] > 1 and (by == "digon" or name in EXACT)} | differences(place, size)
+                    line
+                    | {"exact": tool == "saelens" and size[2] > 1 and (by == "digon" or name in EXACT)}
+                    | differences(place, size)
                 )
     return lines
 
@@ -117,12 +121,13 @@ def differences(place: Path, size: tuple[int, int, int]) -> dict[str, float]:
 
     sae, x, theirs = formats.load(place), inputs(size), load_file(place / "did.safetensors")
     codes = sae.encode(x)
-    dense = Codes(theirs["codes"], None, codes.width)
+    # sparsify sums the active atoms only, in the order in which it found them; SAELens multiplies all.
+    given = Codes(theirs.get("values", theirs["codes"]), theirs.get("indices"), codes.width)
     active = float((theirs["codes"] > 0).sum(1).float().mean())
     assert active > 1, f"{place} is all but silent, so nothing is compared"
     return {
         "codes": float((codes.dense() - theirs["codes"]).abs().max()),
-        "decoded": float((sae.decode(dense) - theirs["decoded"]).abs().max()),
+        "decoded": float((sae.decode(given) - theirs["decoded"]).abs().max()),
         "summed": float((sae.decode(codes) - theirs["decoded"]).abs().max()),
     }
 
@@ -217,7 +222,8 @@ def sparsify_side(folder: Path) -> None:
             found = sae.encode(inputs(sizes_of(place)))
             codes = torch.zeros(len(found.top_acts), sae.num_latents).scatter(1, found.top_indices, found.top_acts)
             decoded = sae.decode(found.top_acts, found.top_indices)
-        save_file({"codes": codes, "decoded": decoded.contiguous()}, place / "did.safetensors")
+        did = {"codes": codes, "values": found.top_acts, "indices": found.top_indices, "decoded": decoded}
+        save_file({name: tensor.contiguous() for name, tensor in did.items()}, place / "did.safetensors")
 
 
 if __name__ == "__main__":

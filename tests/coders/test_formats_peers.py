@@ -23,3 +23,5 @@ def test_other_tools_do_the_same_to_the_last_bit():
     assert len(exact) >= 40
     assert [line for line in exact if line["codes"] or line["decoded"]] == []
     assert max(line["decoded"] for line in lines) < 1e-4
+    rounded = [line for line in lines if line["architecture"] != "not centered"]  # there a threshold may fall between
+    assert max(line["codes"] for line in rounded) < 1e-3

@@ -8,10 +8,11 @@ By default the coder is a sparse autoencoder, trained on the rows of X. Its erro
 of X raises what scikit-learn raises.
 """
 
+import operator
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -26,12 +27,10 @@ from ..tensors import Codes
 from . import classic
 from .base import Coder, evaluate
 from .sae import SAEConfig
-from .sae.config import ActivationName
 from .train import TrainConfig, from_rows, train
 
 Make = Callable[[Tensor, int, int], Coder]
 """From rows, a number of latents and a seed to a coder."""
-CoderName = Literal["sae", "identity", "random", "pca", "ica", "nmf", "kmeans", "dictionary_learning"]
 BLOCK = 8192
 """Rows that are encoded together."""
 
@@ -52,20 +51,21 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def __init__(
         self,
-        n_components: int | None = None,
+        n_components: Any = None,
         *,
-        coder: CoderName | Make | Coder = "sae",
-        l0: int | None = None,
-        activation: ActivationName = "batchtopk",
-        max_iter: int = 2000,
-        batch_size: int = 1024,
-        sparse_output: bool = False,
+        coder: Any = "sae",
+        l0: Any = None,
+        activation: Any = "batchtopk",
+        max_iter: Any = 2000,
+        batch_size: Any = 1024,
+        sparse_output: Any = False,
         random_state: Any = 0,
     ) -> None:
+        # Nothing is checked before `fit`: scikit-learn sets parameters in any order, one by one.
         self.n_components = n_components
         self.coder = coder
         self.l0 = l0
-        self.activation: ActivationName = activation
+        self.activation = activation
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.sparse_output = sparse_output
@@ -75,7 +75,7 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Fit the coder on rows X [n d]; y is ignored."""
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.coder_ = self._made(torch.from_numpy(np.ascontiguousarray(X)), seed)
+        self.coder_ = self._made(_tensor(X), seed)
         atoms = self.coder_.dictionary
         if atoms.atoms.shape[1] != X.shape[1]:
             raise ConfigError(
@@ -84,7 +84,7 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.components_ = atoms.atoms.detach().cpu().numpy()
         self.bias_ = atoms.bias.detach().cpu().numpy()
         self.n_components_ = len(self.components_)
-        self.n_iter_ = self.max_iter if self.coder == "sae" else 1
+        self.n_iter_ = self._count("max_iter", 1) if isinstance(self.coder, str) and self.coder == "sae" else 1
         return self
 
     def transform(self, X: Any) -> Any:
@@ -107,7 +107,7 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Share of the variance of X that its codes explain. Range: below 0 to 1."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        rows = torch.from_numpy(np.ascontiguousarray(X))
+        rows = _tensor(X)
         return 1 - evaluate(self.coder_, iter(rows.split(BLOCK))).fvu
 
     @property
@@ -116,46 +116,58 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.positive_only = self.coder == "nmf"
+        tags.input_tags.positive_only = isinstance(self.coder, str) and self.coder == "nmf"
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     def _made(self, rows: Tensor, seed: int) -> Coder:
+        n, d = rows.shape
         if isinstance(self.coder, Coder):
             return self.coder
-        n, d = rows.shape
-        if callable(self.coder):
-            return self.coder(rows, self.n_components or min(n, d), seed)
-        if self.coder == "sae":
-            return self._trained(rows.float(), self.n_components or 4 * d, seed)
-        makers: dict[str, Callable[[int], Coder]] = {
-            "identity": lambda k: classic.identity(d),
-            "random": lambda k: classic.random(d, k, seed),
-            "pca": lambda k: classic.pca(rows, k, seed),
-            "ica": lambda k: classic.ica(rows, k, seed),
-            "nmf": lambda k: classic.nmf(rows, k, seed),
-            "kmeans": lambda k: classic.kmeans(rows, k, seed),
-            "dictionary_learning": lambda k: classic.dictionary_learning(rows, k, self._active(d, k), seed),
+        if isinstance(self.coder, str) and self.coder == "sae":
+            return self._trained(rows.float(), self._count("n_components", 4 * d), seed)
+        k = self._count("n_components", min(n, d))
+        make: Any = self.coder
+        if callable(make):
+            return make(rows, k, seed)
+        makers: dict[str, Callable[[], Coder]] = {
+            "identity": lambda: classic.identity(d),
+            "random": lambda: classic.random(d, k, seed),
+            "pca": lambda: classic.pca(rows, k, seed),
+            "ica": lambda: classic.ica(rows, k, seed),
+            "nmf": lambda: classic.nmf(rows, k, seed),
+            "kmeans": lambda: classic.kmeans(rows, k, seed),
+            "dictionary_learning": lambda: classic.dictionary_learning(rows, k, self._active(d, k), seed),
         }
-        if self.coder not in makers:
+        if not isinstance(self.coder, str) or self.coder not in makers:
             known = ("sae", *makers)
             raise ConfigError(
                 f"no coder {self.coder!r}", expected=" | ".join(known), hint=did_you_mean(str(self.coder), known)
             )
-        return makers[self.coder](self.n_components or min(n, d))
-
-    def _active(self, d: int, k: int) -> int:
-        return self.l0 if self.l0 is not None else min(max(d // 8, 1), 32, k)
+        return makers[self.coder]()
 
     def _trained(self, rows: Tensor, k: int, seed: int) -> Coder:
-        sae = SAEConfig(rows.shape[1], k, self._active(rows.shape[1], k), self.activation, seed=seed)
-        config = TrainConfig(steps=self.max_iter, batch=self.batch_size, seed=seed)
+        d, steps, batch = rows.shape[1], self._count("max_iter", 1), self._count("batch_size", 1)
+        sae = SAEConfig(d, k, self._active(d, k), self.activation, seed=seed)
+        config = TrainConfig(steps=steps, batch=batch, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
             return train(sae, from_rows(rows, config), config, Path(folder))
 
+    def _active(self, d: int, k: int) -> int:
+        return self._count("l0", min(max(d // 8, 1), 32, k))
+
+    def _count(self, name: str, default: int) -> int:
+        """A setting that counts something. Raises: ConfigError if it does not."""
+        value = getattr(self, name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1:
+            raise ConfigError(f"{name} = {value!r}", expected="a whole number, at least 1")
+        return operator.index(value)
+
     def _encoded(self, X: Any) -> Any:
         atoms = self.coder_.dictionary.atoms
-        codes = self.coder_.encode(torch.from_numpy(np.ascontiguousarray(X)).to(atoms))
+        codes = self.coder_.encode(_tensor(X).to(atoms))
         if not self.sparse_output:
             return codes.dense().detach().cpu().numpy().astype(X.dtype)
         return _csr(codes).astype(X.dtype)
@@ -164,8 +176,14 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         atoms = self.coder_.dictionary.atoms
         block = X.toarray() if scipy.sparse.issparse(X) else np.asarray(X)
         kind = block.dtype if block.dtype.kind == "f" else np.float64
-        codes = Codes(torch.from_numpy(np.ascontiguousarray(block)).to(atoms), None, self.n_components_)
+        codes = Codes(_tensor(block).to(atoms), None, self.n_components_)
         return self.coder_.decode(codes).detach().cpu().numpy().astype(kind)
+
+
+def _tensor(array: Any) -> Tensor:
+    """The same numbers, in the same memory where that may be written to."""
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _csr(codes: Codes) -> Any:

@@ -26,7 +26,7 @@ from ...errors import CorruptError, ModelError, PathError, did_you_mean
 from ..sae import SAE
 from . import circuit_tracer, dictionary_learning, gemma_scope, openai, saelens, sparsify
 from .reading import PICKLES as PICKLES
-from .reading import open_pickle, read_json, refusal, refuse_pickles
+from .reading import open_pickle, refusal, refuse_pickles
 from .saelens import CONFIG as CONFIG
 from .saelens import WEIGHTS as WEIGHTS
 from .stored import Rows as Rows
@@ -115,11 +115,9 @@ def load_pt(path: Path, *, rows: Rows = "raw") -> SAE:
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """What digon noted when it wrote the SAE; empty for other tools' files. Raises: PathError, CorruptError."""
-    file = path / CONFIG
-    if not file.is_file():
+    if not (path / CONFIG).is_file():
         raise PathError(f"no SAE at {path}", expected=f"a folder with {CONFIG} and {WEIGHTS}")
-    kind = sparsify if sparsify.fits(path) else saelens
-    return kind.own_metadata(read_json(file), file)
+    return (sparsify if sparsify.fits(path) else saelens).own_metadata(path)
 
 
 def normalize_rows(

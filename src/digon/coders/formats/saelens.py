@@ -72,7 +72,7 @@ def read(path: Path) -> Stored:
     """Raises: PathError, CorruptError or ModelError."""
     file = path / CONFIG
     values = _today(read_json(file), file)
-    own = own_metadata(values, file)
+    own = _own(values, file)
     architecture = str(values["architecture"])
     activation = (ACTIVATION | TRANSCODERS).get(architecture)
     if activation is None:
@@ -100,8 +100,12 @@ def read(path: Path) -> Stored:
     )
 
 
-def own_metadata(values: dict[str, Any], file: Path) -> dict[str, Any]:
-    """What digon noted in a config when it wrote the SAE; empty for other tools' files. Raises: CorruptError."""
+def own_metadata(path: Path) -> dict[str, Any]:
+    """What digon noted when it wrote the SAE; empty for other tools' files. Raises: CorruptError."""
+    return _own(read_json(path / CONFIG), path / CONFIG)
+
+
+def _own(values: dict[str, Any], file: Path) -> dict[str, Any]:
     about = values.get("metadata", {})
     own = about.get("digon", {}) if isinstance(about, dict) else None
     if not isinstance(own, dict):

@@ -1,6 +1,7 @@
 """sparsify (the package eai-sparsify): topk only.
 
     <folder>/cfg.json            activation ("topk" or "groupmax"), d_in, num_latents or expansion_factor, k, transcode, skip_connection
+    <folder>/digon.json          what digon notes; sparsify reads over it
     <folder>/sae.safetensors     encoder.weight [k, d], encoder.bias [k], W_dec [k, d], b_dec [d]; W_skip [d, d]
 
 f = the k largest of ReLU((x − b_dec) encoder.weightᵀ + encoder.bias), x̂ = f W_dec + b_dec. With `transcode` b_dec is not
@@ -20,6 +21,7 @@ from .stored import Stored
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae.safetensors"
+OWN = "digon.json"
 NAMES = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
 
 
@@ -47,8 +49,8 @@ def write(sae: SAE, path: Path, metadata: dict[str, Any]) -> None:
         "skip_connection": False,
         "transcode": False,
         "d_in": sae.config.d_in,
-        "digon": own,
     }
+    files.write_text(path / OWN, json.dumps(own, indent=1) + "\n")
     files.write_text(path / CONFIG, json.dumps(values, indent=1) + "\n")
 
 
@@ -56,7 +58,7 @@ def read(path: Path) -> Stored:
     """Raises: PathError, CorruptError or ModelError."""
     file = path / CONFIG
     values = read_json(file)
-    own = own_metadata(values, file)
+    own = own_metadata(path)
     activation = values.get("activation", "topk")
     if activation != "topk" or values.get("signed", False):
         kind = "signed codes" if activation == "topk" else f"the activation {activation!r}"
@@ -76,12 +78,9 @@ def read(path: Path) -> Stored:
     )
 
 
-def own_metadata(values: dict[str, Any], file: Path) -> dict[str, Any]:
-    """What digon noted in a config when it wrote the SAE; empty for sparsify's own. Raises: CorruptError."""
-    own = values.get("digon", {})
-    if not isinstance(own, dict):
-        raise CorruptError(f"{file} is damaged", expected="an object `digon`")
-    return own
+def own_metadata(path: Path) -> dict[str, Any]:
+    """What digon noted when it wrote the SAE; empty for sparsify's own. Raises: CorruptError."""
+    return read_json(path / OWN) if (path / OWN).is_file() else {}
 
 
 def _own_config(values: dict[str, Any], own: dict[str, Any], shape: tuple[int, ...], path: Path) -> SAEConfig | None:
@@ -97,4 +96,4 @@ def _own_config(values: dict[str, Any], own: dict[str, Any], shape: tuple[int, .
     try:
         return from_dict(SAEConfig, own["config"]) if "config" in own else None
     except ConfigError as error:
-        raise CorruptError(f"{path / CONFIG} is damaged: {error.problem}", expected=error.expected) from None
+        raise CorruptError(f"{path / OWN} is damaged: {error.problem}", expected=error.expected) from None
