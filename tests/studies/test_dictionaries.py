@@ -17,11 +17,20 @@ from digon.store.runs import Run
 from digon.store.shards import ActivationStore
 from digon.studies import dictionaries
 from digon.studies.dictionaries import host as network
-from digon.studies.dictionaries import latents, seeds, truth, worlds
+from digon.studies.dictionaries import latents, probes, seeds, truth, worlds
 from digon.studies.settings import DecodeConfig
 from digon.studies.steps import decode_run, harvest_to
 
 SITE = "layers.1.mlp.act"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """Less text than a real run reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "TOKENS", 1200)
+        patch.setattr(probes, "ROWS", 900)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +140,11 @@ def test_decoding_with_a_network_writes_everything_once(tmp_path, tiny, texts, s
     assert [row["dictionary"] for row in result["dictionaries"]] == [
         f"{folder.name}{end}" for end in ("", "-seed-1", "-seed-2")
     ]
-    assert {"fvu", "l0", "KL", "stability"} <= set(result["dictionaries"][0])
+    assert {"fvu", "l0", "KL, nats", "stability"} <= set(result["dictionaries"][0])
     agreed = named(folder, "stability")["stability"]
     assert agreed.low <= agreed.value <= agreed.high
-    probes = Run(folder).read_table("probes")
-    assert {"digit", "word start"} <= set(probes["concept"])
+    concepts = set(Run(folder).read_table("probes")["concept"])
+    assert {"digit", "word start"} <= concepts
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*.json")}
     stages = json.loads((folder / "stages.json").read_text())
     (folder / "stages.json").write_text(json.dumps({k: v for k, v in stages.items() if k != "probes"}))

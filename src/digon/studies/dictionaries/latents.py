@@ -32,7 +32,7 @@ def write_latents(run: Run, sae: SAE, codes: Latents, store: ActivationStore, si
     draw = rng.stream(seed, "dictionary", site)
     groups = stats.document_groups(docs, min(GROUPS, docs), draw)[store.documents]
     firings = _firings(codes, len(store))
-    silence = absorption.one_sided_silence(firings, atoms, groups[firings_rows(len(store))], min(GROUPS, docs))
+    silence = absorption.one_sided_silence(firings, atoms, groups[firings_rows(len(store))], min(GROUPS, docs), draw)
     mismatch = None if sae.config.tied else absorption.encoder_mismatch(sae.W_enc.detach().float().cpu(), atoms)
     cosine, near = neighbors.nearest_latents(atoms, NEAREST)
     fires = codes.starts[1:] - codes.starts[:-1]
@@ -92,6 +92,8 @@ def geometry(atoms: Tensor, draw: torch.Generator) -> dict[str, Any]:
         name: np.diff(neighbors.chance_below(edges, d, others)).tolist() if d > 1 else []
         for name, others in (("pairs", 1), ("nearest", max(k - 1, 1)))
     }
+    alike = neighbors.nearest_latents(neighbors.shaped(atoms, draw), 1)[0].clamp(-1, 1).numpy()
+    chance["shaped"] = (np.histogram(alike, bins=edges)[0] / max(alike.size, 1)).tolist()
     return {
         "edges": edges.tolist(),
         "pairs": (pairs / pairs.sum().clamp(min=1)).tolist(),
