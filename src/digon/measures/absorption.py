@@ -11,9 +11,9 @@ direction, and the general latent keeps silent on its rows: it is absorbed. What
 
 These are suspicions. A feature split into parts that exclude each other is silent in the same way. Encoders differ from atoms
 wherever atoms overlap, absorbed or not, and tied ones never do: the mismatch says nothing of them. Copies are no suspects, as
-they are too close: count them apart, as twins. On a tree world (256 features in 64 dimensions, as many latents, trained for
-3,000 steps of 1,024 rows) 16 of 24 suspects were absorbed by the truth and 1 was fine; 72 of all latents were absorbed, so most
-escape: their overlap is not beyond chance.
+they are too close: count them apart, as twins. On a tree world (256 features in 64 dimensions, as many latents) trained for
+3,000 steps, 13 of 18 suspects were absorbed by the truth and 1 was fine; of 72 absorbed latents the others escaped, as they
+overlap no more than by chance. Trained for 400 steps, when most latents stand for nothing yet, 1 of 10 suspects was absorbed.
 
 Source: feature absorption, Chanin et al. 2024. The two signs and their thresholds are ours.
 """
