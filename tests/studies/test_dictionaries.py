@@ -1,5 +1,6 @@
 """What a dictionary is worth: on a network small enough to be trained here, and on worlds whose features are known."""
 
+import dataclasses
 import json
 import math
 
@@ -115,6 +116,14 @@ def test_the_ablations_are_the_ends_of_the_scale(host, text):
     assert found["ce_rise"].value == pytest.approx(0, abs=1e-12)
 
 
+def test_a_network_that_predicts_no_tokens_has_no_loss(host, text, store, texts, tmp_path):
+    silent = dataclasses.replace(host, forward_fn=lambda ids, mask: host.model.stream(ids))
+    assert measured(silent, text, sae=lambda x: x)[0] is None
+    sae = SAE(SAEConfig(24, 32, 4)).requires_grad_(False)
+    network.write_host(Run(tmp_path), sae, store, silent, read_corpus(texts), host.sites(SITE)[0], 0)
+    assert named(tmp_path, "host") == {}
+
+
 def test_all_contexts_harvested_is_said(host, texts, tiny, tmp_path):
     some, out = tmp_path / "some", tmp_path / "activations"
     some.mkdir()
@@ -223,7 +232,10 @@ def test_the_right_dictionary_and_copies_against_the_truth(world_store, tmp_path
         latents.write_latents(run, sae, codes, world_store, "world", 0)
         found = named(run.path, "measured")
         assert found["twin_share"].value == twins
-        assert found["absorption_suspects"].value == 0
+        suspects = found["absorption_suspects"]
+        assert suspects.value == suspects.low == 0
+        assert 0.1 < suspects.high < 0.35  # of twelve latents none
+        assert np.isnan(scores["mcc"].low)  # directions alone: no rows enter
         if name == "right":
             assert found["fvu"].value < 1e-3
             assert set(run.read_table("truth")["label"]) == {"fine"}

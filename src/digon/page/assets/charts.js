@@ -50,7 +50,7 @@ function paretoChart(all, d, score, title, label) {
   return chart(title, aria, (picture) => {
     const traces = [...families].map(([name, list], i) => {
       const sorted = [...list].sort((a, b) => named(a, "l0").value - named(b, "l0").value), color = cssColor(colors[i % colors.length]);
-      return { type: "scatter", mode: sorted.length > 2 ? "lines+markers" : "markers", name, x: sorted.map((o) => named(o, "l0").value), y: sorted.map((o) => named(o, score).value), customdata: sorted.map((o) => o.about.name), line: { color, width: 1 }, marker: { color, size: 8 },
+      return { type: "scatter", mode: sorted.length > 2 && new Set(sorted.map((o) => o.about.target_l0)).size === sorted.length ? "lines+markers" : "markers", name, x: sorted.map((o) => named(o, "l0").value), y: sorted.map((o) => named(o, score).value), customdata: sorted.map((o) => o.about.name), line: { color, width: 1 }, marker: { color, size: 8 },
         error_y: { ...error(sorted, score), color }, hovertemplate: "%{customdata}<br>l0 %{x:.3g}, " + label + " %{y:.3g}<extra></extra>" };
     });
     traces.push({ type: "scatter", mode: "markers", name: "this one", x: [named(d, "l0").value], y: [named(d, score).value], marker: { symbol: "circle-open", size: 18, color: cssColor("--ink"), line: { width: 2 } }, hoverinfo: "skip" });
