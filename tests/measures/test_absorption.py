@@ -34,7 +34,9 @@ def directions(absorbed):
 def silence(active, atoms, groups=10):
     row, latent = active.nonzero(as_tuple=True)
     firings = Firings.of(latent, row, active.shape[1], len(active))
-    return one_sided_silence(firings, atoms, torch.arange(len(active)) % groups, groups)
+    return one_sided_silence(
+        firings, atoms, torch.arange(len(active)) % groups, groups, torch.Generator().manual_seed(9)
+    )
 
 
 def test_absorbed_parents_are_suspected_and_nobody_else():
@@ -66,6 +68,14 @@ def test_random_directions_are_the_null():
         atoms = F.normalize(torch.randn(200, D, generator=torch.Generator().manual_seed(seed)), dim=1)
         shares.append(silence(active, atoms).share)
     assert sum(shares) / len(shares) == pytest.approx(0.035, abs=0.015)  # about .05, less those whose partner is rarer
+
+
+def test_atoms_in_a_small_part_of_the_space_are_no_suspects_for_that():
+    """Random directions in 6 of 32 dimensions overlap far beyond chance in 32, but not beyond their own shape."""
+    active = torch.rand(2000, 100, generator=torch.Generator().manual_seed(0)) < 0.05
+    plane = torch.linalg.qr(torch.randn(D, 6, generator=torch.Generator().manual_seed(1)))[0].T
+    atoms = F.normalize(torch.randn(100, 6, generator=torch.Generator().manual_seed(2)), dim=1) @ plane
+    assert silence(active, atoms).share < 0.12
 
 
 def test_parents_that_are_mostly_awake_and_children_with_few_rows_are_no_suspects():

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from digon.errors import ConfigError
-from digon.measures.neighbors import chance_below, chance_nearest, cosine_counts, nearest_latents
+from digon.measures.neighbors import chance_below, chance_nearest, cosine_counts, nearest_latents, shaped
 
 
 def random_atoms(k, d, seed=0):
@@ -53,3 +53,16 @@ def test_one_dimension_has_no_null():
         chance_below(np.zeros(1), 1)
     with pytest.raises(ConfigError, match="1 dimension"):
         chance_nearest(0.5, 4, 1)
+
+
+def test_shaped_directions_have_the_second_moment_of_the_atoms():
+    atoms = random_atoms(4000, 5) * torch.tensor([3.0, 2.0, 1.0, 1.0, 0.0])
+    drawn = shaped(atoms, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(drawn.norm(dim=1), torch.ones(4000))
+    assert drawn[:, 4].abs().max() < 1e-6
+    rows = F.normalize(atoms, dim=1)
+    mine, theirs = (x.T @ x / 4000 for x in (drawn, rows))
+    torch.testing.assert_close(mine, theirs, atol=0.1, rtol=0)
+    flat = shaped(random_atoms(300, 20), torch.Generator().manual_seed(2))
+    middle = nearest_latents(flat, 1)[0].median()
+    assert float(middle) == pytest.approx(chance_nearest(0.5, 300, 20), abs=0.03)

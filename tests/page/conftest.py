@@ -341,7 +341,7 @@ def dictionary(run, name, l0, fvu, width=60, truth=False, host=True):
         table[f"cosine_{place}"] = np.full(width, 0.9 - 0.1 * place)
     folder.write_table("latents", table)
     edges, flat = np.linspace(-1, 1, 65), [1 / 64] * 64
-    chance = {"pairs": flat, "nearest": flat}
+    chance = {"pairs": flat, "nearest": flat, "shaped": flat}
     folder.write_json(
         "geometry", {"edges": edges.tolist(), "pairs": flat, "nearest": flat, "chance": chance, "atoms": width, "d": 16}
     )

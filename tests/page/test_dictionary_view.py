@@ -56,7 +56,13 @@ def test_pictures_show_the_records(opened):
     )
     density, cosines, fvu, f1, training, probes = drawn
     assert sum(density[0][2]) == 58
-    assert [t[0] for t in cosines] == ["nearest atom", "by chance", "all pairs", "by chance"]
+    assert [t[0] for t in cosines] == [
+        "nearest atom",
+        "random directions",
+        "random, same shape",
+        "all pairs",
+        "random pairs",
+    ]
     assert [t[1] for t in fvu] == [[4, 8, 16], [4]]
     assert fvu[0][2] == [0.4, 0.2, 0.1]
     assert fvu[1][2] == [0.4]  # the ring around the one that is shown

@@ -1,5 +1,6 @@
 """What a dictionary is worth: on a network small enough to be trained here, and on worlds whose features are known."""
 
+import dataclasses
 import json
 import math
 
@@ -17,11 +18,20 @@ from digon.store.runs import Run
 from digon.store.shards import ActivationStore
 from digon.studies import dictionaries
 from digon.studies.dictionaries import host as network
-from digon.studies.dictionaries import latents, seeds, truth, worlds
+from digon.studies.dictionaries import latents, probes, seeds, truth, worlds
 from digon.studies.settings import DecodeConfig
 from digon.studies.steps import decode_run, harvest_to
 
 SITE = "layers.1.mlp.act"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """Less text than a real run reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "TOKENS", 1200)
+        patch.setattr(probes, "ROWS", 900)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +116,14 @@ def test_the_ablations_are_the_ends_of_the_scale(host, text):
     assert found["ce_rise"].value == pytest.approx(0, abs=1e-12)
 
 
+def test_a_network_that_predicts_no_tokens_has_no_loss(host, text, store, texts, tmp_path):
+    silent = dataclasses.replace(host, forward_fn=lambda ids, mask: host.model.stream(ids))
+    assert measured(silent, text, sae=lambda x: x)[0] is None
+    sae = SAE(SAEConfig(24, 32, 4)).requires_grad_(False)
+    network.write_host(Run(tmp_path), sae, store, silent, read_corpus(texts), host.sites(SITE)[0], 0)
+    assert named(tmp_path, "host") == {}
+
+
 def test_all_contexts_harvested_is_said(host, texts, tiny, tmp_path):
     some, out = tmp_path / "some", tmp_path / "activations"
     some.mkdir()
@@ -131,11 +149,11 @@ def test_decoding_with_a_network_writes_everything_once(tmp_path, tiny, texts, s
     assert [row["dictionary"] for row in result["dictionaries"]] == [
         f"{folder.name}{end}" for end in ("", "-seed-1", "-seed-2")
     ]
-    assert {"fvu", "l0", "KL", "stability"} <= set(result["dictionaries"][0])
+    assert {"fvu", "l0", "KL, nats", "stability"} <= set(result["dictionaries"][0])
     agreed = named(folder, "stability")["stability"]
     assert agreed.low <= agreed.value <= agreed.high
-    probes = Run(folder).read_table("probes")
-    assert {"digit", "word start"} <= set(probes["concept"])
+    concepts = set(Run(folder).read_table("probes")["concept"])
+    assert {"digit", "word start"} <= concepts
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*.json")}
     stages = json.loads((folder / "stages.json").read_text())
     (folder / "stages.json").write_text(json.dumps({k: v for k, v in stages.items() if k != "probes"}))
@@ -214,7 +232,10 @@ def test_the_right_dictionary_and_copies_against_the_truth(world_store, tmp_path
         latents.write_latents(run, sae, codes, world_store, "world", 0)
         found = named(run.path, "measured")
         assert found["twin_share"].value == twins
-        assert found["absorption_suspects"].value == 0
+        suspects = found["absorption_suspects"]
+        assert suspects.value == suspects.low == 0
+        assert 0.1 < suspects.high < 0.35  # of twelve latents none
+        assert np.isnan(scores["mcc"].low)  # directions alone: no rows enter
         if name == "right":
             assert found["fvu"].value < 1e-3
             assert set(run.read_table("truth")["label"]) == {"fine"}

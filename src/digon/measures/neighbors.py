@@ -6,6 +6,9 @@ largest of k − 1 of them is at most c with probability F(c)^(k − 1). So the 
 A dictionary whose nearest atoms are closer than chance holds copies, splits or parents swallowed by children; one whose
 atoms are further apart than chance is spread out on purpose. Neither says that its atoms are features.
 
+Atoms crowd also where data uses few of its dimensions. `shaped` draws directions with the atoms' own second moment: what is
+closer than those is closer to each other than the shape of the data explains.
+
 Sources: law of the angle, Muirhead 1982; many atoms at large cosines as a sign of hedging, Chanin et al. 2025.
 """
 
@@ -81,3 +84,11 @@ def chance_nearest(quantile: float, k: int, d: int) -> float:
     # In the upper tail a probability near 1 would lose all its digits.
     tail = -math.expm1(math.log(quantile) / max(k - 1, 1))
     return float(2 * beta.isf(tail, half, half) - 1)
+
+
+def shaped(atoms: Float[Tensor, "k d"], generator: torch.Generator) -> Float[Tensor, "k d"]:
+    """As many random directions, of unit length, with the second moment of the atoms' directions before they are normalized."""
+    rows = unit(atoms).double()
+    values, axes = torch.linalg.eigh(rows.T @ rows / len(rows))
+    noise = torch.randn(rows.shape, generator=generator, dtype=torch.float64).to(rows.device)
+    return unit(noise @ (values.clamp(min=0).sqrt()[:, None] * axes.T)).to(atoms)

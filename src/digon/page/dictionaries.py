@@ -31,7 +31,7 @@ def _dictionary(folder: Run) -> dict[str, Any]:
     density = table["density"].astype(float)
     shown = np.sort(np.argsort(-density, kind="stable")[:MOST_LATENTS])
     there = lambda name: (folder.path / name).is_file()  # noqa: E731
-    lists = {name: _measurements(folder, name) for name in LISTS if there(f"{name}.json")}
+    lists: dict[str, Any] = {name: _measurements(folder, name) for name in LISTS if there(f"{name}.json")}
     columns = {name: _plain(column[shown]) for name, column in table.items()}
     if there("truth.parquet"):
         truth = folder.read_table("truth")

@@ -25,10 +25,10 @@ function geometryChart(d) {
   const line = (name, y, color, dash) => ({ type: "scatter", mode: "lines", line: { shape: "hvh", color: cssColor(color), dash, width: 2 }, name, x: at, y, hovertemplate: `${name}: %{y:.3f} at cosine %{x:.2f}<extra></extra>` });
   const aria = `cosines of ${g.atoms} atoms in ${g.d} dimensions, beside random directions`;
   return chart("How crowded are the atoms?", aria, (picture) => plot(picture, [
-    { ...line("nearest atom", g.nearest, "--accent", "solid"), fill: "tozeroy" }, line("by chance", g.chance.nearest, "--accent", "dot"),
-    line("all pairs", g.pairs, "--link", "solid"), line("by chance", g.chance.pairs, "--link", "dot")],
+    { ...line("nearest atom", g.nearest, "--accent", "solid"), fill: "tozeroy" }, line("random directions", g.chance.nearest, "--accent", "dot"), line("random, same shape", g.chance.shaped, "--accent", "dash"),
+    line("all pairs", g.pairs, "--link", "solid"), line("random pairs", g.chance.pairs, "--link", "dot")],
     { ...SMALL, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { ...SMALL.margin, t: 44 }, xaxis: { title: { text: "cosine" }, range: [from, 1] }, yaxis: { title: { text: "share" }, rangemode: "tozero" } }, false),
-    "Dotted: as many random directions. A hump to the right of its dotted line is atoms closer than chance: copies, splits, or absorbed parents.");
+    "Dotted: as many random directions; dashed: the same in the dimensions that the atoms use. What lies to the right of these is closer than chance: copies, splits, absorbed parents.");
 }
 
 function named(d, name) {
@@ -50,13 +50,13 @@ function paretoChart(all, d, score, title, label) {
   return chart(title, aria, (picture) => {
     const traces = [...families].map(([name, list], i) => {
       const sorted = [...list].sort((a, b) => named(a, "l0").value - named(b, "l0").value), color = cssColor(colors[i % colors.length]);
-      return { type: "scatter", mode: sorted.length > 2 ? "lines+markers" : "markers", name, x: sorted.map((o) => named(o, "l0").value), y: sorted.map((o) => named(o, score).value), customdata: sorted.map((o) => o.about.name), line: { color, width: 1 }, marker: { color, size: 8 },
+      return { type: "scatter", mode: sorted.length > 2 && new Set(sorted.map((o) => o.about.target_l0)).size === sorted.length ? "lines+markers" : "markers", name, x: sorted.map((o) => named(o, "l0").value), y: sorted.map((o) => named(o, score).value), customdata: sorted.map((o) => o.about.name), line: { color, width: 1 }, marker: { color, size: 8 },
         error_y: { ...error(sorted, score), color }, hovertemplate: "%{customdata}<br>l0 %{x:.3g}, " + label + " %{y:.3g}<extra></extra>" };
     });
     traces.push({ type: "scatter", mode: "markers", name: "this one", x: [named(d, "l0").value], y: [named(d, score).value], marker: { symbol: "circle-open", size: 18, color: cssColor("--ink"), line: { width: 2 } }, hoverinfo: "skip" });
     return plot(picture, traces, { ...SMALL, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { ...SMALL.margin, t: 44 }, xaxis: { title: { text: "active latents per row (l0)" }, rangemode: "tozero" }, yaxis: { title: { text: label }, rangemode: "tozero" } }, false)
       .then(() => picture.on("plotly_click", (event) => { if (event.points[0].customdata) location.hash = hashOf({ sae: event.points[0].customdata, latent: null }); }));
-  }, peers.length < 2 ? "The only dictionary of this site so far: decode with several --l0 to see the trade-off." : "Ringed: this dictionary. Choose another one by clicking it.");
+  }, peers.length < 2 ? "The only dictionary of this site so far: decode with several --l0 to see the trade-off." : "Ringed: this dictionary. Choose another one by clicking it.", true);
 }
 
 function curvesChart(d) {

@@ -32,7 +32,7 @@ def write_latents(run: Run, sae: SAE, codes: Latents, store: ActivationStore, si
     draw = rng.stream(seed, "dictionary", site)
     groups = stats.document_groups(docs, min(GROUPS, docs), draw)[store.documents]
     firings = _firings(codes, len(store))
-    silence = absorption.one_sided_silence(firings, atoms, groups[firings_rows(len(store))], min(GROUPS, docs))
+    silence = absorption.one_sided_silence(firings, atoms, groups[firings_rows(len(store))], min(GROUPS, docs), draw)
     mismatch = None if sae.config.tied else absorption.encoder_mismatch(sae.W_enc.detach().float().cpu(), atoms)
     cosine, near = neighbors.nearest_latents(atoms, NEAREST)
     fires = codes.starts[1:] - codes.starts[:-1]
@@ -44,7 +44,7 @@ def write_latents(run: Run, sae: SAE, codes: Latents, store: ActivationStore, si
             *reconstruction(sae, store, site, draw),
             *_shares(fires, codes.n_rows),
             _twins(cosine, atoms),
-            *_absorbed(silence, mismatch, docs),
+            *_absorbed(silence, mismatch, int((fires > 0).sum()), docs),
         ],
     )
 
@@ -92,6 +92,8 @@ def geometry(atoms: Tensor, draw: torch.Generator) -> dict[str, Any]:
         name: np.diff(neighbors.chance_below(edges, d, others)).tolist() if d > 1 else []
         for name, others in (("pairs", 1), ("nearest", max(k - 1, 1)))
     }
+    alike = neighbors.nearest_latents(neighbors.shaped(atoms, draw), 1)[0].clamp(-1, 1).numpy()
+    chance["shaped"] = (np.histogram(alike, bins=edges)[0] / max(alike.size, 1)).tolist()
     return {
         "edges": edges.tolist(),
         "pairs": (pairs / pairs.sum().clamp(min=1)).tolist(),
@@ -147,13 +149,15 @@ def _twins(cosine: Tensor, atoms: Tensor) -> Measurement:
     return share("twin_share", hits, k, method, null)
 
 
-def _absorbed(silence: absorption.Silence, mismatch: Tensor | None, docs: int) -> list[Measurement]:
-    low, high = stats.jackknife_interval(torch.tensor([silence.share], dtype=torch.float64), silence.left_out[:, None])
+def _absorbed(silence: absorption.Silence, mismatch: Tensor | None, alive: int, docs: int) -> list[Measurement]:
+    ends = stats.jackknife_interval(torch.tensor([silence.share], dtype=torch.float64), silence.left_out[:, None])
+    # The jackknife sees documents alone, and a share of few latents hardly moves with those.
+    over = share("", int(silence.silent.sum()), max(alive, 1), "")
     found = [
         Measurement(
-            "absorption_suspects", silence.share, max(0.0, float(low)), min(1.0, float(high)), docs,
-            method=f"one-sided silence, {len(silence.child)} pairs of overlapping atoms; jackknife over groups of documents; "
-            "null: random directions, at most",
+            "absorption_suspects", silence.share, max(0.0, min(over.low, float(ends[0]))), min(1.0, max(over.high, float(ends[1]))), alive,
+            method=f"one-sided silence, {len(silence.child)} pairs of overlapping atoms, {docs} documents; the wider of Wilson's "
+            "interval over latents and the jackknife over documents; null: random directions, at most",
             source="after Chanin et al. 2024", null=1 - absorption.CHANCE,
         ),
     ]  # fmt: skip

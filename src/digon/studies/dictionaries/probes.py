@@ -14,6 +14,7 @@ from ...measures.probing import Probe, Rows, sparse_probes
 from ...records import Measurement
 from ...store.runs import Run
 from ...store.shards import ActivationStore
+from ...tensors import Codes
 
 ROWS = 9000
 """Rows that are read, two thirds of the documents to choose and fit on."""
@@ -50,7 +51,8 @@ def read_rows(
     pick = torch.randperm(len(wanted), generator=rng.stream(seed, "probe rows"))[:ROWS]
     at = wanted[pick.sort().values]
     x = store.values(site, at)
-    codes = sae.encode(x.to(sae.W_dec.device))
+    found = sae.encode(x.to(sae.W_dec.device))
+    codes = Codes(found.values.cpu(), None if found.indices is None else found.indices.cpu(), found.width)
     fit = torch.isin(store.documents[at], torch.tensor(kept[: 2 * len(kept) // 3], dtype=torch.long))
     return Rows(x, codes, _labels(labels, store, at), store.documents[at], fit), labels.names
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 
 from ...coders.sae import SAE
 from ...measures.recovery import LABELS, Recovery, Report, report
@@ -13,6 +14,8 @@ ROWS = 60_000
 PIECE = 4096
 PARTS = 5
 """Parts of the rows whose scores give the interval: it says how much rows matter, not seeds."""
+DIRECTIONS = ("mcc", "mmcs_features", "coverage")
+"""Scores that no rows enter: they have no interval."""
 SCORES = (
     "f1", "precision", "recall", "f1_rare", "f1_weighted", "mcc", "mmcs_features", "coverage", "slope", "public_f1", "l0_true",
 )  # fmt: skip
@@ -28,7 +31,7 @@ def write_truth(run: Run, sae: SAE, world: TreeWorld, stream: int) -> None:
         part = Recovery(world.dictionary, sae.dictionary)
         for _ in range(-(-ROWS // (PARTS * PIECE))):
             sample = next(batches)
-            codes = sae.encode(sample.x)
+            codes = sae.encode(sample.x.to(sae.W_dec.device))
             part.update(sample.codes, codes)
             whole.update(sample.codes, codes)
         parts.append(report(part, world.density).scores)
@@ -38,9 +41,13 @@ def write_truth(run: Run, sae: SAE, world: TreeWorld, stream: int) -> None:
 
 
 def _measurement(name: str, found: Report, parts: list[dict[str, float]]) -> Measurement:
+    value = found.scores[name]
+    if name in DIRECTIONS:
+        return Measurement(name, value, n=len(found.features.f1), method="directions of one dictionary; no rows enter")
     values = np.array([part[name] for part in parts])
-    method = f"{found.rows:,} rows of the world that nothing was trained on; least and most of {PARTS} parts of them"
-    return Measurement(name, found.scores[name], float(values.min()), float(values.max()), found.rows, method=method)
+    half = float(student.ppf(0.975, PARTS - 1)) * float(values.std(ddof=1)) / PARTS**0.5
+    method = f"{found.rows:,} rows of the world that nothing was trained on; Student's interval from {PARTS} parts of them, not over seeds"
+    return Measurement(name, value, value - half, value + half, found.rows, method=method)
 
 
 def _table(found: Report) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ FORMAT = 1
 """Raised when a record changes its meaning, so that old ones are made anew."""
 SHOWN = {
     "fvu": "fvu", "fvu_fresh": "fvu, fresh text", "l0": "l0", "dead_share": "dead", "twin_share": "twins",
-    "absorption_suspects": "absorbed?", "ce_recovered_mean": "CE recovered", "kl": "KL", "probe_latents_1": "1-latent probe",
+    "absorption_suspects": "absorbed?", "ce_recovered_mean": "CE recovered", "kl": "KL, nats", "probe_latents_1": "1-latent probe",
     "probe_directions_1": "by chance", "f1": "F1", "mcc": "MCC", "stability": "stability",
 }  # fmt: skip
 """Columns of the summary."""
@@ -69,10 +69,16 @@ def describe(folder: Path, sae: SAE, codes: Latents, bench: Bench, site: str) ->
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """The main numbers of a dictionary, for a row of a table."""
+    """The main numbers of a dictionary with half of their 95 % intervals, for a row of a table."""
     found = {m.name: m for m in measurements(Run(folder))}
     row: dict[str, Any] = {"dictionary": folder.name}
-    return row | {shown: str(found[name]) for name, shown in SHOWN.items() if name in found}
+    return row | {shown: _brief(found[name]) for name, shown in SHOWN.items() if name in found}
+
+
+def _brief(m: Measurement) -> str:
+    """Value and half of its interval, in few letters."""
+    half = (m.high - m.low) / 2
+    return f"{m.value:.3g}" + (f" ± {half:.1g}" if half == half else "")
 
 
 def measurements(run: Run) -> list[Measurement]:
