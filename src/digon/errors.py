@@ -13,10 +13,10 @@
     └── RunError                  the request was fine, carrying it out failed (exit code 1)
         ├── CorruptError          a file of ours is damaged: its checksum or shape is wrong
         ├── NonFiniteError        NaN or infinity where numbers were expected
-         ├── PeerError             another process of the same run has stopped
-         ├── StorageError          the disk refused a write (full, read-only, no permission)
-         ├── ServerError           a server cannot be reached, or answers in another language than its protocol
-         └── BudgetError           the budget is spent; all that was paid for is kept
+        ├── PeerError             another process of the same run has stopped
+        ├── StorageError          the disk refused a write (full, read-only, no permission)
+        ├── ServerError           a server cannot be reached, or answers in another language than its protocol
+        └── BudgetError           the budget is spent; all that was paid for is kept
 
 Every message says what is wrong with which value, what was expected, and how to fix it.
 """

@@ -16,6 +16,7 @@ from digon.coders.train import (
     from_iterable,
     from_rows,
     learning_rate,
+    missed_l0,
     train,
     train_many,
 )
@@ -204,3 +205,11 @@ def test_an_l0_out_of_reach_is_a_warning_in_the_metrics(tmp_path, Planted):
     reached = last["far"]["deployed_l0"]
     assert f"the deployed l0 is {reached:.3g}, not 30 ({100 * reached / 30:.0f} % of it)" in last["far"]["warning"]
     assert "warning" not in last["near"]
+    assert missed_l0(tmp_path / "far") is None  # more than half of what was asked for
+    assert missed_l0(tmp_path / "near") is None
+    # Three steps are too few to come down from eight times the target.
+    train(SAEConfig(16, 128, 1, "relu"), Planted(), dataclasses.replace(config, l0_start=8.0), tmp_path / "off")
+    said = missed_l0(tmp_path / "off")
+    assert said is not None
+    assert 4 < float(said.split()[4].strip(",")) < 12
+    assert said.endswith("% of it): more steps, or another target")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from together import endless
+from together import endless, full_for_the_first, run
 
 from digon.coders import formats
 from digon.coders.sae import SAEConfig
@@ -76,6 +76,14 @@ def mount(folder: Path, options: str) -> bool:
     folder.mkdir(exist_ok=True)
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
     return done.returncode == 0
+
+
+def test_one_of_two_processes_has_no_disk(tmp_path):
+    (first, said), (other, also) = run(2, full_for_the_first, tmp_path / "sae", SMALL, CONFIG)
+    assert (first, other) == ("StorageError", "PeerError")
+    assert "File too large" in said
+    assert "another process of this run has stopped" in also
+    assert sorted(kept(tmp_path / "sae")) == ["00000020.safetensors", "00000030.safetensors"]
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a small disk")

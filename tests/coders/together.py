@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -134,3 +135,15 @@ def widths(sae: SAEConfig, config: TrainConfig, shards: int) -> None:
     """Only asks for a trainer, and for one step on three rows."""
     trainer = Trainer(replace(sae), config, calibration(), parallel.current(shards))
     trainer.advance(draw(0, 3))
+
+
+def full_for_the_first(out: Path, sae: SAEConfig, config: TrainConfig) -> None:
+    """Of the processes, the first one cannot write; the other one has nothing to write."""
+
+    def limited(start: int) -> Iterator[Tensor]:
+        for step, x in enumerate(endless(start), start):
+            if step == 37 and dist.get_rank() == 0:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+            yield x
+
+    train_many({out: sae}, limited, config)

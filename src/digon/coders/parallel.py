@@ -215,8 +215,8 @@ def _grid(world: "dist.ProcessGroup", shards: int) -> Group:
     if shards in (1, world.size()):
         return Group(Axis(world)) if shards == 1 else Group(latents=Axis(world))
     grid = torch.arange(world.size()).view(-1, shards)
-    rows, latents = (dist.new_subgroups_by_enumeration(g.tolist())[0] for g in (grid.T, grid))
-    return Group(Axis(rows), Axis(latents))
+    axes = [dist.new_subgroups_by_enumeration(g.tolist())[0] for g in (grid.T, grid)]
+    return Group(*(Axis(handle) for handle in axes if isinstance(handle, dist.ProcessGroup)))
 
 
 @contextmanager

@@ -63,21 +63,29 @@ class Shards:
         """Where the rows begin in the files that were read so far."""
         return {}
 
-    def read(self, spans: Iterable[Span]) -> Float[Tensor, "n d"]:
-        """Rows of some spans, in their order, in the type in which they are stored.
+    def room(self, rows: int) -> Float[Tensor, "n d"]:
+        """Memory for rows in the type in which they are stored."""
+        return torch.empty(rows, self._first.shape[1], dtype=self._first.dtype)
+
+    def read(self, spans: Iterable[Span], room: Float[Tensor, "n d"] | None = None) -> Float[Tensor, "m d"]:
+        """Rows of some spans, in their order, in the type in which they are stored; the first rows of `room`, if given.
 
         Raises: CorruptError if a file is shorter than it should be; PathError if it is gone.
         """
         wanted = list(spans)
-        out = torch.empty(sum(stop - start for start, stop in wanted), self._first.shape[1], dtype=self._first.dtype)
+        rows = sum(stop - start for start, stop in wanted)
+        out = self.room(rows) if room is None else room[:rows]
         raw, width = memoryview(out.view(torch.uint8).numpy()).cast("B"), self.bytes_per_row  # pyright: ignore[reportArgumentType]
         at = 0
         pieces = [(i, a, b) for start, stop in wanted for i, a, b in self._in_files(start, stop)]
-        for i, group in itertools.groupby(pieces, key=lambda piece: piece[0]):
+        for i, group in ((i, list(group)) for i, group in itertools.groupby(pieces, key=lambda piece: piece[0])):
             if i not in self._offsets:
                 self._offsets[i] = weights.locate(self.paths[i], self.name).offset
             file = os.open(self.paths[i], os.O_RDONLY)
             try:
+                # All pieces are asked for before the first is waited for: disks are fast only with many requests.
+                for _, a, b in group if hasattr(os, "posix_fadvise") else ():
+                    os.posix_fadvise(file, self._offsets[i] + a * width, (b - a) * width, os.POSIX_FADV_WILLNEED)
                 for _, a, b in group:
                     self._fill(file, raw[at : at + (b - a) * width], self._offsets[i] + a * width, i)
                     at += (b - a) * width
@@ -160,17 +168,20 @@ class Order:
 def shuffled(shards: Shards, order: Order, start: int) -> Iterator[Float[Tensor, "b d"]]:
     """Endless batches in float32, from batch number `start` on; the rows of each in the order of the store."""
     epoch, pool, within = order.place(start)
+    length = order.pool // order.batch
+    # Always the same memory: new memory costs about as much time as what is read into it.
+    rooms = [shards.room(min(order.pool, order.rows)) for _ in range(min(order.pools, 2))]
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(shards.read, order.spans(epoch, pool))
+        ahead = reader.submit(shards.read, order.spans(epoch, pool), rooms[0])
         while True:
             held = ahead.result()
-            following = order.place(
-                min((pool + 1) * (order.pool // order.batch), order.batches) + epoch * order.batches
-            )
+            rooms.reverse()
+            following = order.place(epoch * order.batches + min((pool + 1) * length, order.batches))
             if order.pools > 1:
-                ahead = reader.submit(shards.read, order.spans(*following[:2]))
+                ahead = reader.submit(shards.read, order.spans(*following[:2]), rooms[0])
             chosen = order.shuffle(epoch, pool)
-            here = min(order.pool // order.batch, order.batches - pool * (order.pool // order.batch))
-            for i in range(within, here):
-                yield held[chosen[i * order.batch : (i + 1) * order.batch].sort().values].float()
+            for i in range(within, min(length, order.batches - pool * length)):
+                rows = chosen[i * order.batch : (i + 1) * order.batch].sort().values
+                yield held.index_select(0, rows).float()  # several times as fast as held[rows]
+            del chosen  # before there is another one
             epoch, pool, within = following

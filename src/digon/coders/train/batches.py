@@ -36,7 +36,7 @@ def from_rows(rows: Float[Tensor, "n d"], config: TrainConfig) -> Batches:
     def batches(start: int) -> Iterator[Tensor]:
         for step in itertools.count(start):
             chosen = torch.randint(len(rows), (config.batch,), generator=rng.stream(config.seed, "rows", step))
-            yield rows[chosen.to(rows.device)]
+            yield rows.index_select(0, chosen.to(rows.device))
 
     return batches
 

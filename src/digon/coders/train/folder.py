@@ -86,8 +86,9 @@ class Folder:
         Raises: NonFiniteError rather than keep a broken state; StorageError.
         """
         self.trainer.check_finite()
-        tensors = self.trainer.tensors()
-        if not self.trainer.group.first:
+        first = self.trainer.group.first
+        tensors = self.trainer.tensors(wanted=first)
+        if not first:
             return
         file = self.path / CHECKPOINTS / f"{self.trainer.step:08d}.safetensors"
         weights.write_tensors(file, tensors | {"batch": torch.tensor(list(fingerprint(batch).encode()))})

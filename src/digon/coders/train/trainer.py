@@ -65,21 +65,21 @@ class Trainer:
         Nothing here waits for the device, except every `REFRESH` steps, and for the number of pairs where the
         activation does not fix it (relu, jumprelu, gated).
         """
-        sae, config, group = self.sae, self.config, self.group
-        group.check(len(batch), sae.config.width)
-        x = group.rows.own(batch).to(self.center) / self.scale
+        sae, config, peers = self.sae, self.config, self.group
+        peers.check(len(batch), sae.config.width)
+        x = peers.rows.own(batch).to(self.center) / self.scale
         if self.step % REFRESH == 0:
             self._look_for_dead()
         sae.budget = budget(self.step, sae.target_l0, sae.config.width, config)
         forced = eligible(sae.config, self.step, config.steps, len(batch), x.device)
-        result = sae(x, None if forced is None else group.latents.own(forced), self._prefixes())
+        result = sae(x, None if forced is None else peers.latents.own(forced), self._prefixes())
         self.optimizer.zero_grad()
         self._loss(x, result).backward()
-        group.add_gradients(sae)
+        peers.add_gradients(sae)
         sae.free_gradient()
-        group.clip_gradients(sae, config.clip)
-        for part in self.optimizer.param_groups:
-            part["lr"] = part["pace"] * learning_rate(self.step, sae.config.width, config)
+        peers.clip_gradients(sae, config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["pace"] * learning_rate(self.step, sae.config.width, config)
         self.optimizer.step()
         sae.constrain()
         self._count(x, result)
@@ -164,15 +164,19 @@ class Trainer:
         whole.load_state_dict({name: self._gathered(name, tensor) for name, tensor in self.sae.state_dict().items()})
         return whole
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All state by name, of all processes: the same however many they are. Adds `dead` as a mask."""
+    def tensors(self, wanted: bool = True) -> dict[str, Tensor]:
+        """All state by name, of all processes: the same however many they are; they all have to ask.
+
+        Nothing if it is not `wanted`, so that only the process that writes it needs room for it.
+        """
         named = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
             for part, tensor in self.optimizer.state[parameter].items():
                 named[f"adam.{part}.{name}"] = tensor
         named |= {name: getattr(self, name) for name in ("silent", "frequency", "sums", "center")}
         named["dead"] = torch.zeros_like(self.silent, dtype=torch.uint8).index_fill(0, self.dead, 1)
-        named = {name: self._gathered(name, tensor) for name, tensor in named.items()}
+        pairs = ((name, self._gathered(name, tensor)) for name, tensor in named.items())
+        named = {name: tensor for name, tensor in pairs if wanted}
         named |= {"scale": torch.tensor(self.scale, dtype=torch.float64), "step": torch.tensor(self.step)}
         return named | {"controller": self.controller.state, "key": torch.tensor(list(self.key.encode()))}
 
