@@ -89,12 +89,13 @@ def harvest(
 def decode(settings: Annotated[DecodeConfig, tyro.conf.arg(name="")]) -> dict[str, Any]:
     """Train sparse autoencoders on harvested activations and write them in SAELens' layout.
 
-    Killed at any moment, the same command goes on where it was.
+    With --target-site a transcoder, which writes another site than it reads; with --cross-sites a crosscoder, one code
+    for several sites. Killed at any moment, the same command goes on where it was.
 
     Args:
         settings: what to decode, and with which autoencoders.
     """
-    from .studies.steps import decode_run
+    from .studies.decode import decode_run
 
     return decode_run(settings)
 

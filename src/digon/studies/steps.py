@@ -1,25 +1,11 @@
-"""Single steps of an audit as verbs of their own: harvest activations, decode a site."""
+"""The first step of an audit as a verb of its own: harvest activations."""
 
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..coders.base import evaluate
-from ..coders.sae import Nested, SAEConfig
-from ..coders.train import TrainConfig, from_store, train_many
-from ..errors import PathError
 from ..hosts.corpus import python_corpus, read_corpus
 from ..hosts.harvest import HarvestConfig, harvest
 from ..hosts.load import load_host
-from ..store.shards import ActivationStore
-from .settings import DecodeConfig
-from .sources import Latents
-
-EXPANSION = 4
-"""Latents per unit, if nothing is said."""
-PIECE = 8192
-"""Rows that are coded at once."""
 
 
 def harvest_to(
@@ -36,50 +22,3 @@ def harvest_to(
         "store": str(out),
         "next": f"digon decode {out} --site {sites[len(sites) // 2].name}",
     }
-
-
-def decode_run(config: DecodeConfig) -> dict[str, Any]:
-    """Train autoencoders on a site of a run or of a folder of shards, each into a folder of `<run>/sae`.
-
-    Raises: ConfigError for settings that make no sense; PathError if nothing was harvested there.
-    """
-    root = config.run / "activations" if (config.run / "activations").is_dir() else config.run
-    if not root.is_dir():
-        raise PathError(f"no folder {config.run}", expected="a run, or a folder of harvested shards")
-    store = ActivationStore.open(root)
-    store.values(config.site, slice(0, 1))  # tells which sites there are, if this is none
-    wanted = {config.run / "sae" / _name(sae, config.site): sae for sae in _saes(config, store.sites[config.site])}
-    training = TrainConfig(
-        steps=config.steps, batch=min(config.batch, len(store)), lr=config.lr, seed=config.seed, device=config.device
-    )
-    sentences: list[str] = []
-    trained = train_many(wanted, from_store(store, config.site, training), training)
-    for folder, sae in trained.items():
-        with torch.inference_mode():
-            Latents.encode(sae, store, config.site, config.device).save(folder / "codes.safetensors")
-            totals = evaluate(sae, store.batches(config.site, PIECE))
-        sentences.append(
-            f"{folder.name}: {totals.l0:.1f} of {len(totals.fires)} latents active per token leave "
-            f"{100 * totals.fvu:.1f} % of the variance unexplained; {100 * totals.dead_share:.1f} % of them are dead"
-        )
-    first = next(iter(trained))
-    return {
-        "sentences": sentences,
-        "weights": str(first) if len(trained) == 1 else [str(folder) for folder in trained],
-        "next": f"load it with SAELens, or in Python: digon.coders.formats.load(Path({str(first)!r}))",
-    }
-
-
-def _saes(config: DecodeConfig, d: int) -> list[SAEConfig]:
-    nested = Nested(config.prefixes) if config.prefixes else None
-    return [
-        SAEConfig(
-            d, config.latents or EXPANSION * d, l0, config.activation, seed=config.seed, revival=config.revival,
-            nested=nested, tied=config.tied,
-        )
-        for l0 in dict.fromkeys(config.l0)
-    ]  # fmt: skip
-
-
-def _name(sae: SAEConfig, site: str) -> str:
-    return f"{site}.{sae.activation}{'-nested' * (sae.nested is not None)}-{sae.width}-l0-{sae.l0}"

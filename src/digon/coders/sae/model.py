@@ -6,7 +6,7 @@ Atoms have unit norm. A training step looks at all pre-activations once, without
 latent) that take part; everything after that touches only those.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +17,12 @@ from torch.nn import functional as F
 from ...errors import ConfigError
 from ...tensors import Codes, Dictionary
 from .. import sparse
-from ..base import check_width
 from .activations import ACTIVATIONS, Pairs
 from .config import SAEConfig
+from .folding import rescale
 from .nested import Prefixes
-from .weights import Weights
+from .refine import corrected
+from .weights import WHOLE, Weights
 
 BLOCK = 2**22
 """Entries of the pre-activation matrix that are computed at once: about what a core's cache holds."""
@@ -72,8 +73,8 @@ class SAE(Weights):
 
         Sparse: as many per row as the fullest row has; dense once that is a quarter of the width.
         """
-        check_width(x, self.dictionary)
-        z_of = lambda rows: self.preactivations(rows.to(self.W_enc.dtype))  # noqa: E731
+        assert x.shape[1] == self.config.d_in, f"{x.shape[1]} units, the encoder reads {self.config.d_in}"
+        z_of = lambda rows: self.preactivations(self._seen(rows.to(self.W_enc.dtype)))  # noqa: E731
         tops = [self.activation.deployed(self, z_of(rows)) for rows in self._blocks(x)]
         size = max(values.shape[1] for values, _ in tops)
         values = torch.cat([F.pad(values, (0, size - values.shape[1])) for values, _ in tops])
@@ -81,9 +82,14 @@ class SAE(Weights):
         codes = Codes(values, indices, self.config.width)
         return Codes(codes.dense(), None, codes.width) if 4 * size > codes.width else codes
 
+    def write(self, x: Float[Tensor, "n d_in"], codes: Codes) -> Float[Tensor, "n d_out"]:
+        """What the SAE makes of `x`, whose codes are given: `decode`, and what a skip matrix adds."""
+        skipped = self.skipped(x.to(self.W_dec.dtype))
+        return self.decode(codes) if skipped is None else self.decode(codes) + skipped
+
     def preactivations(self, x: Float[Tensor, "n d"], latents: Tensor | slice = slice(None)) -> Float[Tensor, "n k"]:
         """z, of all latents or of the chosen ones."""
-        return F.linear(x - self.b_dec, self.W_enc[latents], self.b_enc[latents])
+        return F.linear(x - self.origin, self.W_enc[latents], self.b_enc[latents])
 
     def forward(
         self, x: Float[Tensor, "n d"], eligible: Bool[Tensor, " k"] | None = None, prefixes: Prefixes | None = None
@@ -92,21 +98,23 @@ class SAE(Weights):
 
         `eligible` latents are active at least on the row where their pre-activation is largest.
         """
+        seen = torch.cat([self._seen(rows) for rows in self._blocks(x)]) if self.config.refinements else x
         with torch.no_grad():
-            found, rows, latents, cut, forced = self._select(x, eligible)
+            found, rows, latents, cut, forced = self._select(seen, eligible)
             if prefixes is not None:
                 order = prefixes.order(rows, latents)
                 found, rows, latents = found[order], rows[order], latents[order]
                 cut = cut[order] if cut.ndim else cut
                 forced = None if forced is None else forced[order]
         support = sparse.Support.of(rows, latents, len(x), self.config.width)
-        z = sparse.encode(found, x, (self.W_enc, self.b_enc, self.b_dec), support)
+        z = sparse.encode(found, seen, (self.W_enc, self.b_enc, self.origin), support)
         pairs = Pairs(z, cut, forced, support)
         values = self.activation.codes(self, pairs)
+        base = self.base(x)
         if prefixes is None:
-            reconstruction = sparse.decode(values, self.W_dec, support) + self.b_dec
+            reconstruction = sparse.decode(values, self.W_dec, support) + base
             return Pass(reconstruction, values, pairs, reconstruction[:, None])
-        nested = prefixes.decode(values, self.W_dec, support) + self.b_dec
+        nested = prefixes.decode(values, self.W_dec, support) + (base if base.ndim == 1 else base[:, None])
         return Pass(nested[:, -1], values, pairs, nested)
 
     @torch.no_grad()
@@ -154,20 +162,24 @@ class SAE(Weights):
             self.threshold.clamp_min_(0)
 
     @torch.no_grad()
-    def scaled(self, factor: float, order: Int[Tensor, " k"] | None = None) -> "SAE":
-        """The SAE that does on `factor`·x what this one does on x, with codes `factor` times as large. Frozen.
+    def scaled(self, factor: float | Sequence[float], order: Int[Tensor, " k"] | None = None) -> "SAE":
+        """The SAE that does on `factor`·x what this one does on x, with codes as many times as large. Frozen.
 
-        `order` is the order that its latents get.
+        Sites have factors of their own, in the order of `SAEConfig.parts`. Codes then grow as what is written does: with
+        the factor of the site, or with the root mean square over the units of several. `order` is the order that the
+        latents get.
         """
         other = SAE(self.config).to(self.W_enc.device)
         other.load_state_dict(self.state_dict())
-        scales = {"b_enc", "b_dec", "b_mag", "threshold"}
+        rescale(other, [factor] * len(self.config.parts) if isinstance(factor, int | float) else factor)
         for name, tensor in other.state_dict(keep_vars=False).items():
-            if name in scales:
-                tensor.mul_(factor)
-            if order is not None and name != "b_dec" and not (self.config.tied and name == "W_enc"):
+            if order is not None and name not in WHOLE and not (self.config.tied and name == "W_enc"):
                 tensor.copy_(tensor[order])
         return other.requires_grad_(False).eval()
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What is encoded: `x`, or what refinements make of it."""
+        return corrected(self, x, lambda seen: self.activation.deployed(self, self.preactivations(seen)))
 
     def _blocks(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split(max(BLOCK // self.config.width, 256))
@@ -181,7 +193,7 @@ class SAE(Weights):
             return torch.cat(found), torch.cat(rows), torch.cat(latents), cut, None
         z = x.new_empty(len(x), self.config.width)
         for rows, into in zip(self._blocks(x), self._blocks(z), strict=True):
-            torch.addmm(self.b_enc, rows - self.b_dec, self.W_enc.T, out=into)
+            torch.addmm(self.b_enc, rows - self.origin, self.W_enc.T, out=into)
         if eligible is None:
             return *self._pick(z, 0), None
         best, strongest = z.max(0)

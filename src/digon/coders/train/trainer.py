@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from ... import config as configs
 from ...errors import NonFiniteError
-from ..sae import SAE, SAEConfig
+from ..sae import SAE, SAEConfig, transcoder
+from ..sae.folding import per_unit
 from ..sae.model import Pass
 from ..sae.nested import Prefixes, frequency_order
 from ..sae.revival import auxiliary_loss, eligible, resample
@@ -28,13 +29,17 @@ class Trainer:
 
     def __init__(self, sae_config: SAEConfig, config: TrainConfig, data: Calibration) -> None:
         self.config = config
-        self.scale = data.scale
-        self.center = data.center
+        self.scales = data.scales
         device = data.center.device
+        self.units = per_unit(self.scales, sae_config.parts).to(data.center)
         self.sae = SAE(sae_config).to(device)
+        self.center = self.sae.split(data.center)[1]
         self.sae.b_dec.data.copy_(self.center)
+        x, y = self.sae.split(data.sample)
+        if sae_config.target is not None:
+            transcoder.start(self.sae, x, y)
         self.sae.budget = budget(0, self.sae.target_l0, sae_config.width, config)
-        self.sae.balance(data.sample[:BALANCE_ROWS])
+        self.sae.balance(x[:BALANCE_ROWS])
         groups = [{"params": [p], "pace": self._pace(name)} for name, p in self.sae.named_parameters()]
         # One fused pass over parameters and moments; the same arithmetic as the plain loop.
         self.optimizer = torch.optim.Adam(groups, lr=0.0, fused=True)
@@ -45,8 +50,8 @@ class Trainer:
         self.frequency = torch.zeros(sae_config.width, device=device)
         self.sums = torch.zeros(4, device=device)
         """Squared errors, squared distances from the mean, active pairs and rows since the last line of metrics."""
-        self.last = data.sample
-        """The newest batch, in units of the scale."""
+        self.last = x
+        """What was read of the newest batch, in units of its scale."""
         self.key = "-".join([configs.digest(sae_config), configs.digest(config), data.fingerprint])
 
     def advance(self, batch: Tensor) -> None:
@@ -56,73 +61,73 @@ class Trainer:
         activation does not fix it (relu, jumprelu, gated).
         """
         sae, config = self.sae, self.config
-        x = batch.to(self.center) / self.scale
+        x, y = sae.split(batch.to(self.units) / self.units)
         if self.step % REFRESH == 0:
             self.dead = (self.silent >= sae.config.dead_after).nonzero().squeeze(1)
         sae.budget = budget(self.step, sae.target_l0, sae.config.width, config)
         forced = eligible(sae.config, self.step, config.steps, len(x), x.device)
         result = sae(x, forced, Prefixes.of(sae.config, self.step, self.frequency))
         self.optimizer.zero_grad()
-        self._loss(x, result).backward()
+        self._loss(x, y, result).backward()
         sae.free_gradient()
         torch.nn.utils.clip_grad_norm_(sae.parameters(), config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = group["pace"] * learning_rate(self.step, sae.config.width, config)
         self.optimizer.step()
         sae.constrain()
-        self._count(x, result)
+        self._count(y, result)
         if (
             sae.config.rescue == "resample"
             and self.step % REFRESH == 0
             and self.step < (1 - config.decay) * config.steps
         ):
-            self._resample(x, result)
+            self._resample(x, y, result)
         self.last = x
         self.step += 1
 
-    def _resample(self, x: Tensor, result: Pass) -> None:
+    def _resample(self, x: Tensor, y: Tensor, result: Pass) -> None:
         if len(self.dead):
             self.check_finite()
-            resample(self.sae, self.optimizer, x, x - result.reconstruction.detach(), self.dead, self.step)
+            resample(self.sae, self.optimizer, x, y - result.reconstruction.detach(), self.dead, self.step)
             self.silent[self.dead] = 0
 
     def _pace(self, name: str) -> float:
         """Learning rate of a parameter, relative to the others: thresholds move in units of the typical code."""
         return self.sae.config.typical_code if name == "threshold" else 1.0
 
-    def _loss(self, x: Tensor, result: Pass) -> Tensor:
+    def _loss(self, x: Tensor, y: Tensor, result: Pass) -> Tensor:
         sae = self.sae
-        loss = (result.nested - x[:, None]).square().mean()
+        loss = (result.nested - y[:, None]).square().mean()
         penalty = sae.activation.penalty(sae, result.pairs, result.values)
         if penalty is not None:
             loss = loss + (self.controller.weight * penalty if sae.activation.steered else penalty)
-        side = sae.activation.side_error(sae, result.pairs, x)
+        side = sae.activation.side_error(sae, result.pairs, x, y)
         if side is not None:
             loss = loss + side
         if sae.config.rescue == "auxiliary" and len(self.dead) and sae.config.aux_coefficient > 0:
-            residual = x - result.reconstruction.detach()
+            residual = y - result.reconstruction.detach()
             loss = loss + sae.config.aux_coefficient * auxiliary_loss(sae, x, residual, self.dead)
         return loss
 
     @torch.no_grad()
-    def _count(self, x: Tensor, result: Pass) -> None:
+    def _count(self, y: Tensor, result: Pass) -> None:
         """Take note of what was active."""
-        active = (result.values > 0).to(x.dtype)
+        active = (result.values > 0).to(y.dtype)
         own = active if result.pairs.forced is None else active * ~result.pairs.forced
         fires = result.support.total_by_latent(own)
-        self.silent.add_(len(x)).masked_fill_(fires > 0, 0)
-        self.frequency.lerp_(fires / len(x), self.sae.config.threshold_rate)
-        self.controller.observe(own.sum() / len(x), self.sae.budget)
+        self.silent.add_(len(y)).masked_fill_(fires > 0, 0)
+        self.frequency.lerp_(fires / len(y), self.sae.config.threshold_rate)
+        self.controller.observe(own.sum() / len(y), self.sae.budget)
         self.sae.update_threshold(result.pairs.cut)
-        error = F.mse_loss(result.reconstruction, x, reduction="sum")
-        spread = F.mse_loss(x, self.center.expand_as(x), reduction="sum")
-        self.sums += torch.stack([error, spread, active.sum(), torch.full_like(spread, len(x))])
+        error = F.mse_loss(result.reconstruction, y, reduction="sum")
+        spread = F.mse_loss(y, self.center.expand_as(y), reduction="sum")
+        self.sums += torch.stack([error, spread, active.sum(), torch.full_like(spread, len(y))])
 
     def deployed(self) -> SAE:
         """The SAE for raw activations, its latents in the order of the prefixes."""
         nested = self.sae.config.nested
         order = frequency_order(self.frequency) if nested is not None and nested.by_frequency else None
-        return self.sae.scaled(self.scale, order)
+        return self.sae.scaled(self.scales, order)
 
     def tensors(self) -> dict[str, Tensor]:
         """All state by name."""
@@ -131,13 +136,13 @@ class Trainer:
             for part, tensor in self.optimizer.state[parameter].items():
                 named[f"adam.{part}.{name}"] = tensor
         named |= {name: getattr(self, name) for name in ("silent", "dead", "frequency", "sums", "center")}
-        named |= {"scale": torch.tensor(self.scale, dtype=torch.float64), "step": torch.tensor(self.step)}
+        named |= {"scales": torch.tensor(self.scales, dtype=torch.float64), "step": torch.tensor(self.step)}
         return named | {"controller": self.controller.state, "key": torch.tensor(list(self.key.encode()))}
 
     def restore(self, saved: dict[str, Tensor]) -> None:
         """Take over what `tensors` gave. Raises: KeyError, RuntimeError or ValueError if it is not that."""
         device = self.center.device
-        self.scale, self.step = float(saved.pop("scale")), int(saved.pop("step"))
+        self.scales, self.step = tuple(saved.pop("scales").tolist()), int(saved.pop("step"))
         for name in ("silent", "dead", "frequency", "sums", "center"):
             setattr(self, name, saved.pop(name).to(device).clone())
         self.controller.state = saved.pop("controller").to(device).clone()
