@@ -1,16 +1,18 @@
 """Encoders that look again at what their codes leave over."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from digon import rng
+from digon.coders import formats
 from digon.coders.base import evaluate
 from digon.coders.sae import SAE, SAEConfig
 from digon.coders.sae.refine import STEP
 from digon.coders.train import TrainConfig, train_many
-from digon.errors import ConfigError
+from digon.errors import ConfigError, ModelError
 from digon.measures.recovery import Recovery, report
 from digon.tensors import Codes, Dictionary
 
@@ -84,18 +86,28 @@ def test_looking_again_finds_more_at_equal_l0(tmp_path):
     gains = []
     for seed in SEEDS:
         truth = Truth(seed)
-        shape = SAEConfig(12, 24, 2, "batchtopk", seed=seed)
+        shape = SAEConfig(12, 24, 2, "batchtopk", threshold_rate=0.05, seed=seed)
         shapes = {tmp_path / f"{seed}-{t}": dataclasses.replace(shape, refinements=t) for t in (0, 1)}
-        trained = train_many(shapes, truth, TrainConfig(steps=250, lr=1e-2, log_every=250))
+        trained = train_many(shapes, truth, TrainConfig(steps=300, lr=7e-3, log_every=300))
         plain, refined = (scores(sae, truth) for sae in trained.values())
-        print(plain, refined)
         gains.append({name: refined[name] - plain[name] for name in plain})
-    mean = {name: sum(gain[name] for gain in gains) / len(SEEDS) for name in gains[0]}
-    assert all(gain["fvu"] < 0 for gain in gains), gains
-    assert all(abs(gain["l0"]) < 0.2 for gain in gains), gains
-    assert mean["fvu"] < -0.02, gains
-    assert mean["f1"] > 0.02, gains
-    assert mean["mcc"] > 0, gains
+    # Measured with 3 seeds: F1 .50 → .58, MCC .76 → .84, fvu .17 → .12.
+    assert all(gain["f1"] > 0.02 for gain in gains), gains
+    assert all(gain["mcc"] > 0.02 for gain in gains), gains
+    assert all(gain["fvu"] < -0.02 for gain in gains), gains
+    assert all(abs(gain["l0"]) < 0.1 for gain in gains), gains
+
+
+def test_files_say_that_other_tools_cannot_run_it(tmp_path, perturbed):
+    _, refined = pair(perturbed, "jumprelu", 2)
+    formats.save(refined, tmp_path)
+    x = torch.randn(40, 8, generator=rng.stream(5, "x"))
+    assert torch.equal(formats.load(tmp_path).encode(x).dense(), refined.encode(x).dense())
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    assert cfg["architecture"] == "refined_jumprelu"
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg | {"metadata": {}}))
+    with pytest.raises(ModelError, match="refined_jumprelu"):
+        formats.load(tmp_path)
 
 
 def test_refusals():
