@@ -152,8 +152,8 @@ def test_refusals(tmp_path):
             SAE(SAEConfig(8, 16, 2, **settings))
     config = TrainConfig(steps=3, batch=8)
     rows = torch.randn(20, 4, generator=rng.stream(0, "rows"))
+    uneven = [from_rows(rows, config), from_rows(rows, TrainConfig(batch=4))]
     with pytest.raises(ConfigError, match="8 and 4 rows"):
-        uneven = [from_rows(rows, config), from_rows(rows, TrainConfig(batch=4))]
         train(SAEConfig(8, 16, 2, sites=(4, 4)), beside(uneven), config, tmp_path)
     with pytest.raises(ConfigError, match=r"4 \+ 5 units"):
         train(SAEConfig(9, 16, 2, sites=(4, 5)), beside([from_rows(rows, config)] * 2), config, tmp_path)
@@ -182,5 +182,5 @@ def test_sites_of_different_stores_need_the_same_rows(tmp_path):
     assert torch.equal(batch, torch.cat([first.values("mlp", rows), second.values("mlp", rows)], 1))
     with pytest.raises(ConfigError, match="differ in tokens"):
         from_stores([(first, "mlp"), (other, "mlp")], config)
-    with pytest.raises(ConfigError, match="40 rows and .* with 41"):
+    with pytest.raises(ConfigError, match=r"40 rows and .* with 41"):
         from_stores([(first, "mlp"), (longer, "mlp")], config)
