@@ -88,10 +88,10 @@ def test_looking_again_finds_more_at_equal_l0(tmp_path):
         truth = Truth(seed)
         shape = SAEConfig(12, 24, 2, "batchtopk", threshold_rate=0.05, seed=seed)
         shapes = {tmp_path / f"{seed}-{t}": dataclasses.replace(shape, refinements=t) for t in (0, 1)}
-        trained = train_many(shapes, truth, TrainConfig(steps=300, lr=7e-3, log_every=300))
+        trained = train_many(shapes, truth, TrainConfig(steps=150, lr=1e-2, log_every=150))
         plain, refined = (scores(sae, truth) for sae in trained.values())
         gains.append({name: refined[name] - plain[name] for name in plain})
-    # Measured with 3 seeds: F1 .50 → .58, MCC .76 → .84, fvu .17 → .12.
+    # Measured: F1 .47 → .55, MCC .73 → .80, fvu .20 → .15, mean over the seeds.
     assert all(gain["f1"] > 0.02 for gain in gains), gains
     assert all(gain["mcc"] > 0.02 for gain in gains), gains
     assert all(gain["fvu"] < -0.02 for gain in gains), gains

