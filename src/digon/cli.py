@@ -92,13 +92,14 @@ def decode(settings: Annotated[DecodeConfig, tyro.conf.arg(name="")]) -> dict[st
 
     Where the network and its text are known, also: what the network loses by a reconstruction, and what single latents tell
     apart. Where the activations are a world's: scores against its truth. Builds the page, if the run can have one.
-    Killed at any moment, the same command goes on where it was. `torchrun --nproc-per-node N -m digon.cli decode …` trains in
-    N processes, with the result of one up to the rounding of sums.
+    With --target-site a transcoder, which writes another site than it reads; with --cross-sites a crosscoder, one code
+    for several sites. Killed at any moment, the same command goes on where it was. `torchrun --nproc-per-node N -m digon.cli
+    decode …` trains in N processes, with the result of one up to the rounding of sums.
 
     Args:
         settings: what to decode, and with which autoencoders.
     """
-    from .studies.steps import decode_run
+    from .studies.decode import decode_run
 
     result = decode_run(settings)
     return {**_with_page(result), "weights": result["weights"], "use": result["next"]}

@@ -90,7 +90,7 @@ def test_the_gate_learns_from_a_reconstruction_of_its_own(perturbed):
     sae = perturbed("gated")
     z = ((X - sae.b_dec) @ sae.W_enc.T + sae.b_enc).relu()
     wanted = (z @ sae.W_dec.detach() + sae.b_dec.detach() - X).square().mean()
-    found = sae.activation.side_error(sae, sae(X).pairs, X)
+    found = sae.activation.side_error(sae, sae(X).pairs, X, X)
     torch.testing.assert_close(found, wanted)
     leaves = [sae.W_enc, sae.b_enc]
     for got, expected in zip(torch.autograd.grad(found, leaves), torch.autograd.grad(wanted, leaves), strict=True):

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from digon.coders import formats
-from digon.coders.sae import Nested, SAEConfig
-from digon.coders.train import CHECKPOINTS, METRICS, Batches, TrainConfig, train
+from digon.coders.sae import Nested, SAEConfig, Target
+from digon.coders.train import CHECKPOINTS, METRICS, Batches, TrainConfig, from_store, train
+from digon.store.shards import HarvestPlan, Rows, ShardWriter
 
 LONG = TrainConfig(steps=200, batch=64, log_every=10, checkpoint_every=50)
 SMALL = SAEConfig(d_in=16, width=48, l0=2, dead_after=640)
@@ -57,3 +58,32 @@ def test_nested_prefixes_resume(tmp_path, stop, nested, Planted):
     config = dataclasses.replace(LONG, steps=80, checkpoint_every=25)
     sae = dataclasses.replace(SMALL, activation="batchtopk", nested=nested)
     same_bytes_after_a_stop(tmp_path, sae, Planted(batch=64), config, stop)
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory, Planted):
+    """A store of two sites, one of 16 units and one of 8."""
+    root = tmp_path_factory.mktemp("sites")
+    writer = ShardWriter(root / "store", HarvestPlan({"mlp": 16, "out": 8}, "float32", "model", "data", {}))
+    rows = torch.arange(700)
+    for cursor in (1, 2):
+        values = Planted().draw(700, cursor)
+        writer.append(Rows({"mlp": values, "out": values[:, 8:].relu() * 3}, rows, rows, rows), [], cursor)
+    return writer.finish()
+
+
+MODES = {
+    "refined": ({"refinements": 2}, ["mlp"]),
+    "transcoder": ({"target": Target(8)}, ["mlp", "out"]),
+    "skip": ({"target": Target(8, skip=True)}, ["mlp", "out"]),
+    "crosscoder": ({"d_in": 24, "sites": (16, 8), "refinements": 1}, ["mlp", "out"]),
+}
+
+
+@pytest.mark.parametrize("activation", ALL)
+@pytest.mark.parametrize("mode", list(MODES))
+def test_every_mode_resumes(tmp_path, activation, mode, sites):
+    changes, names = MODES[mode]
+    sae = dataclasses.replace(SMALL, activation=activation, dead_after=256, **changes)
+    config = dataclasses.replace(LONG, steps=40, checkpoint_every=15)
+    same_bytes_after_a_stop(tmp_path, sae, from_store(sites, names, config), config, 30)

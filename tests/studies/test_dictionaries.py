@@ -17,10 +17,11 @@ from digon.records import Measurement
 from digon.store.runs import Run
 from digon.store.shards import ActivationStore
 from digon.studies import dictionaries
+from digon.studies.decode import decode_run
 from digon.studies.dictionaries import host as network
 from digon.studies.dictionaries import latents, probes, seeds, truth, worlds
 from digon.studies.settings import DecodeConfig
-from digon.studies.steps import decode_run, harvest_to
+from digon.studies.steps import harvest_to
 
 SITE = "layers.1.mlp.act"
 

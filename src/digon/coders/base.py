@@ -5,7 +5,7 @@ sparse autoencoder all are coders, so that every measure compares them on equal 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -40,22 +40,57 @@ def check_width(x: Float[Tensor, "n d"], dictionary: Dictionary) -> None:
     assert x.shape[1] == d, f"activations have {x.shape[1]} units, the coder was made for {d}"
 
 
+@runtime_checkable
+class Transcoder(Protocol):
+    """Anything that says by a sparse code of one site what another site holds."""
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """Atoms in the site that is written."""
+        ...
+
+    def encode(self, x: Float[Tensor, "n d_in"]) -> Codes:
+        """Codes of what is read."""
+        ...
+
+    def write(self, x: Float[Tensor, "n d_in"], codes: Codes) -> Float[Tensor, "n d_out"]:
+        """What the other site should hold, from what is read and its codes."""
+        ...
+
+
 @dataclass(frozen=True)
 class Totals:
     """Sums over a stream of activations, from which the coder's summary numbers follow."""
 
     rows: int
-    error: float
-    """Sum of squared reconstruction errors."""
-    spread: float
-    """Sum of squared distances from the mean of the stream."""
+    errors: Float[Tensor, " d"]
+    """Sum of squared reconstruction errors of every unit."""
+    spreads: Float[Tensor, " d"]
+    """Sum of squared distances of every unit from its mean over the stream."""
     fires: Int[Tensor, " k"]
     """Rows in which each latent is active (its code is not zero)."""
 
     @property
+    def error(self) -> float:
+        """Sum of squared reconstruction errors."""
+        return float(self.errors.sum())
+
+    @property
+    def spread(self) -> float:
+        """Sum of squared distances from the mean of the stream."""
+        return float(self.spreads.sum())
+
+    @property
     def fvu(self) -> float:
         """Fraction of variance unexplained. Range: 0 (exact) to 1 (no better than the mean) and above."""
-        return self.error / self.spread if self.spread > 0 else math.nan
+        return self.fvu_by_part((len(self.errors),))[0]
+
+    def fvu_by_part(self, parts: Sequence[int]) -> list[float]:
+        """The same of every part of the units: of sites that lie side by side."""
+        error, spread = (
+            [float(part.sum()) for part in sums.split(list(parts))] for sums in (self.errors, self.spreads)
+        )
+        return [e / s if s > 0 else math.nan for e, s in zip(error, spread, strict=True)]
 
     @property
     def density(self) -> Float[Tensor, " k"]:
@@ -73,28 +108,42 @@ class Totals:
         return float((self.fires == 0).double().mean()) if self.rows else math.nan
 
 
-@torch.no_grad()
 def evaluate(coder: Coder, batches: Iterable[Float[Tensor, "_ d"]]) -> Totals:
-    """Run a coder over a stream in bounded memory; sums are kept in float64.
+    """Run a coder over a stream in bounded memory; sums are kept in float64."""
+    return _totals(
+        coder.dictionary.atoms, ((x, x) for x in batches), coder.encode, lambda _, codes: coder.decode(codes)
+    )
 
-    The spread is merged batch by batch (Chan, Golub & LeVeque 1979), so a large mean costs no digits.
-    """
-    atoms = coder.dictionary.atoms
-    rows, error, spread = 0, 0.0, 0.0
-    mean = torch.zeros(atoms.shape[1], dtype=torch.float64, device=atoms.device)
+
+def evaluate_pairs(
+    transcoder: Transcoder, pairs: Iterable[tuple[Float[Tensor, "_ d_in"], Float[Tensor, "_ d_out"]]]
+) -> Totals:
+    """The same for what a transcoder makes of the first of two sites: errors and spreads are those of the second."""
+    return _totals(transcoder.dictionary.atoms, pairs, transcoder.encode, transcoder.write)
+
+
+@torch.no_grad()
+def _totals(
+    atoms: Tensor,
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    encode: Callable[[Tensor], Codes],
+    write: Callable[[Tensor, Codes], Tensor],
+) -> Totals:
+    """The spread is merged batch by batch (Chan, Golub & LeVeque 1979), so a large mean costs no digits."""
+    rows = 0
+    errors, spreads, mean = torch.zeros(3, atoms.shape[1], dtype=torch.float64, device=atoms.device)
     fires = torch.zeros(len(atoms), dtype=torch.int64, device=atoms.device)
-    for batch in batches:
-        x = batch.to(atoms)
-        codes = coder.encode(x)
+    for read, wanted in pairs:
+        x, y = read.to(atoms), wanted.to(atoms)
+        codes = encode(x)
         fires += _fires(codes)
-        exact = x.double()
-        error += float((exact - coder.decode(codes)).square_().sum())
-        n, center = len(x), exact.mean(0)
-        gap = float((center - mean).square().sum())
-        spread += float((exact - center).square_().sum()) + gap * rows * n / max(rows + n, 1)
+        exact = y.double()
+        errors += (exact - write(x, codes)).square_().sum(0)
+        n, center = len(y), exact.mean(0)
+        spreads += (exact - center).square_().sum(0) + (center - mean).square() * (rows * n / max(rows + n, 1))
         rows += n
         mean += (center - mean) * (n / max(rows, 1))
-    return Totals(rows, error, spread, fires)
+    return Totals(rows, errors, spreads, fires)
 
 
 def _fires(codes: Codes) -> Int[Tensor, " k"]:

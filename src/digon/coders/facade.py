@@ -123,7 +123,7 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _made(self, rows: Tensor, seed: int) -> Coder:
         n, d = rows.shape
         if isinstance(self.coder, Coder):
-            return self.coder
+            return cast("Coder", self.coder)
         if isinstance(self.coder, str) and self.coder == "sae":
             return self._trained(rows.float(), self._count("n_components", 4 * d), seed)
         k = self._count("n_components", min(n, d))

@@ -30,6 +30,8 @@ from torch import distributed as dist
 
 from ..errors import ConfigError, PeerError
 
+WHOLE = frozenset({"b_dec", "b_in", "W_skip", "site_scale"})
+"""Tensors of an SAE that all processes have; all others have a row per latent."""
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
@@ -168,9 +170,8 @@ class Group:
             torch.nn.utils.clip_grad_norm_(module.parameters(), most)
             return
         squares = {n: p.grad.square().sum() for n, p in module.named_parameters() if p.grad is not None}
-        # Everything but the decoder's bias is per latent; the bias all processes have.
-        bias = squares.pop("b_dec")
-        norm = (self.latents.add(torch.stack(list(squares.values())).sum()) + bias).sqrt()
+        whole = torch.stack([squares.pop(name) for name in WHOLE & squares.keys()]).sum()
+        norm = (self.latents.add(torch.stack(list(squares.values())).sum()) + whole).sqrt()
         for parameter in module.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_((most / (norm + 1e-6)).clamp(max=1.0))

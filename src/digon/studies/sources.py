@@ -4,6 +4,7 @@ Whatever is measured, drawn or explained about a unit sees only a `Source`, so n
 equal terms.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..coders.base import Coder
+from ..coders.base import Coder, Transcoder
 from ..store import weights
 from ..store.shards import ActivationStore
 
@@ -88,11 +89,15 @@ class Latents:
         return out
 
     @classmethod
-    def encode(cls, coder: Coder, store: ActivationStore, site: str, device: str, size: int = 8192) -> "Latents":
-        """Run a coder over all rows of a site."""
+    def encode(
+        cls, coder: Coder | Transcoder, store: ActivationStore, site: str | Sequence[str], device: str, size: int = 8192
+    ) -> "Latents":
+        """Run a coder over all rows of a site, or of several sites side by side."""
+        names = [site] if isinstance(site, str) else list(site)
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         width, done = len(coder.dictionary), 0
-        for batch in store.batches(site, size):
+        for pieces in zip(*(store.batches(name, size) for name in names), strict=True):
+            batch = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
             codes = coder.encode(batch.to(device))
             row, slot = (codes.values != 0).nonzero(as_tuple=True)
             latent = slot if codes.indices is None else codes.indices[row, slot].long()
@@ -102,7 +107,7 @@ class Latents:
         order = torch.argsort(latent, stable=True)
         starts = torch.cat([latent.new_zeros(1), torch.bincount(latent, minlength=width).cumsum(0)])
         atoms = coder.dictionary.atoms.cpu()
-        return cls(f"{site}.sae", rows[order].int(), values[order], starts, done, atoms)
+        return cls(f"{'+'.join(names)}.sae", rows[order].int(), values[order], starts, done, atoms)
 
     def save(self, path: Path) -> None:
         """Keep the codes for the stages that come later."""

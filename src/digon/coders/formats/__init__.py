@@ -3,7 +3,7 @@
     saelens               folder: cfg.json, sae_weights.safetensors              read and written; what digon itself keeps
     sparsify              folder: cfg.json, sae.safetensors                      read and written (topk)
     gemma_scope           params.npz; params.safetensors                         read
-    circuit_tracer        folder: config.yaml, layer_<i>.safetensors; one file   read, as far as a coder can hold a transcoder
+    circuit_tracer        folder: config.yaml, layer_<i>.safetensors; one file   read
     dictionary_learning   folder: config.json, ae.pt                             read, by `load_pt`
     openai                a .pt file                                             read, by `load_pt`
 
@@ -170,10 +170,10 @@ def pretrained(source: str | Path, folder: str = "") -> SAE:
 
 
 def _compare(written: SAE, read: SAE, path: Path) -> None:
-    noise = torch.randn(64, written.config.d_in, generator=rng.stream(0, "round trip"))
-    x = noise + written.b_dec.detach().cpu()
+    written = written.scaled(1.0).to("cpu")  # folds what files do not hold
+    x = torch.randn(64, written.config.d_in, generator=rng.stream(0, "round trip")) + written.origin
     with torch.no_grad():
-        ours, theirs = (sae.decode(sae.encode(x)) for sae in (written.scaled(1.0).to("cpu"), read))
+        ours, theirs = (sae.write(x, sae.encode(x)) for sae in (written, read))
     if not torch.equal(ours, theirs):
         gap = float((ours - theirs).abs().max())
         raise CorruptError(f"{path} was written but does something else when read: largest difference {gap:.2g}")

@@ -8,12 +8,20 @@
 For raw activations: z = (x − b_dec) W_enc + b_enc; standard keeps ReLU(z), topk ReLU of the k largest, jumprelu (which is
 how a batchtopk SAE is deployed) z·1[z > threshold]; gated keeps ReLU((x − b_dec)(e^r_mag W_enc) + b_mag) where
 (x − b_dec) W_enc + b_gate is positive; x̂ = f W_dec + b_dec. Transcoders write another site than they read, with d_out
-units; b_dec is then not subtracted, and with skip connection W_skip [d_out, d_in] x is added.
+units; b_dec is then not subtracted, and with skip connection W_skip [d_out, d_in] x is added. SAELens has none with topk
+or gates: topk_transcoder and so on are our own names, which it refuses.
+
+A crosscoder is an autoencoder on rows of several sites side by side, and other tools read it as that; metadata.digon holds
+the units of every site, and the scales that atoms were multiplied by. Encoders that refine do something else than the same
+weights do in other tools, so their architecture is called refined_jumprelu and so on, which other tools refuse.
 """
 
 import json
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ...config import from_dict, to_dict
 from ...errors import ConfigError, CorruptError, ModelError
@@ -32,10 +40,8 @@ ARCHITECTURE: dict[str, str] = {
     "relu": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "gated": "gated"
 }  # fmt: skip
 ACTIVATION: dict[str, ActivationName] = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
-TRANSCODERS: dict[str, ActivationName] = {
-    "transcoder": "relu", "skip_transcoder": "relu",
-    "jumprelu_transcoder": "jumprelu", "jumprelu_skip_transcoder": "jumprelu",
-}  # fmt: skip
+REFINED = "refined_"
+SITE_SCALE = "site_scale"
 
 
 def fits(path: Path) -> bool:
@@ -45,26 +51,30 @@ def fits(path: Path) -> bool:
 
 def write(sae: SAE, path: Path, metadata: dict[str, Any]) -> None:
     """Write a deployed SAE. Raises: StorageError if the disk refuses."""
-    activation = sae.config.activation
-    state = sae.state_dict()
-    tensors = {theirs: state[ours] for ours, theirs in _names(activation).items()}
+    sae = sae.scaled(1.0)  # folds what the file does not hold
+    config, state = sae.config, sae.state_dict()
+    tensors = {theirs: state[ours] for ours, theirs in _names(config.activation, "W_skip" in state).items()}
     tensors["W_enc"] = tensors["W_enc"].T
     weights.write_tensors(path / WEIGHTS, tensors)
-    own = {"config": to_dict(sae.config), "sha256": files.sha256(path / WEIGHTS)} | metadata
-    about = {"sae_lens_version": VERSION, "training_architecture": activation, "l0": sae.config.l0, "digon": own}
+    own = {"config": to_dict(config), "sha256": files.sha256(path / WEIGHTS)} | metadata
+    if config.sites:
+        own[SITE_SCALE] = sae.site_scale.tolist()
+    about = {"sae_lens_version": VERSION, "training_architecture": config.activation, "l0": config.l0, "digon": own}
     values: dict[str, Any] = {
-        "architecture": ARCHITECTURE[activation],
-        "d_in": sae.config.d_in,
-        "d_sae": sae.config.width,
+        "architecture": _architecture(config),
+        "d_in": config.d_in,
+        "d_sae": config.width,
         "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": config.target is None,
         "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": about,
     }
-    if activation == "topk":
-        values |= {"k": sae.config.l0, "rescale_acts_by_decoder_norm": False}
+    if config.target is not None:
+        values["d_out"] = config.d_out
+    if config.activation == "topk":
+        values |= {"k": config.l0, "rescale_acts_by_decoder_norm": False}
     files.write_text(path / CONFIG, json.dumps(values, indent=1) + "\n")
 
 
@@ -73,31 +83,57 @@ def read(path: Path) -> Stored:
     file = path / CONFIG
     values = _today(read_json(file), file)
     own = _own(values, file)
-    architecture = str(values["architecture"])
-    activation = (ACTIVATION | TRANSCODERS).get(architecture)
-    if activation is None:
-        raise ModelError(
-            f"{path} is an SAE of architecture {architecture!r}", expected=" or ".join(ACTIVATION | TRANSCODERS)
-        )
+    config = _own_config(own, path)
+    activation, transcoder, skip = _parsed(str(values["architecture"]), path, refined=config is not None)
     checksum = own.get("sha256")
     found = read_safetensors(path / WEIGHTS, None if checksum is None else str(checksum))
-    names = _names(activation) | ({"W_skip": "W_skip"} if "skip" in architecture else {})
-    tensors = renamed(found, names, path)
+    tensors = renamed(found, _names(activation, skip), path)
     _check_sizes(values, tensors["W_enc"].shape, path)
     _check_finetuning(found, path)
     tensors["W_enc"] = tensors["W_enc"].T
+    if config is not None and config.sites:
+        tensors["site_scale"] = _site_scale(own, path)
     l0 = values.get("metadata", {}).get("l0")
     return Stored(
-        activation,
+        activation if config is None else config.activation,
         tensors,
         l0=whole_number(values, "k", file) if activation == "topk" else _rounded(l0),
-        centered=architecture in ACTIVATION and bool(values.get("apply_b_dec_to_input", True)),
+        centered=not transcoder and bool(values.get("apply_b_dec_to_input", True)),
         scale=_scale(values, path),
         by_norm=activation == "topk" and bool(values.get("rescale_acts_by_decoder_norm", False)),
         rows=_rows(values),
-        transcoder=architecture in TRANSCODERS,
-        config=_own_config(own, path),
+        transcoder=transcoder,
+        config=config,
     )
+
+
+def _architecture(config: SAEConfig) -> str:
+    """What the file says it holds. SAELens leaves "standard" out of a transcoder's name, and we follow."""
+    name = ARCHITECTURE[config.activation]
+    if config.target is not None:
+        kind = "skip_transcoder" if config.target.skip else "transcoder"
+        name = kind if name == "standard" else f"{name}_{kind}"
+    return f"{REFINED}{name}" if config.refinements else name
+
+
+def _parsed(architecture: str, path: Path, *, refined: bool) -> tuple[ActivationName, bool, bool]:
+    """Activation, whether it is a transcoder, and whether that has a skip matrix. Raises: ModelError."""
+    name, found, _ = architecture.removeprefix(REFINED if refined else "").partition("transcoder")
+    name = name.removesuffix("_") if found else name
+    skip = found != "" and (name == "skip" or name.endswith("_skip"))
+    plain = name.removesuffix("skip").removesuffix("_") if skip else name
+    activation = ACTIVATION.get(plain or "standard")
+    if activation is None:
+        known = [*ACTIVATION, "transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"]
+        raise ModelError(f"{path} is an SAE of architecture {architecture!r}", expected=" or ".join(known))
+    return activation, found != "", skip
+
+
+def _site_scale(own: dict[str, Any], path: Path) -> Tensor:
+    try:
+        return torch.tensor(own[SITE_SCALE], dtype=torch.float32)
+    except (KeyError, TypeError, ValueError):
+        raise CorruptError(f"{path / CONFIG} is damaged", expected=f"the scales of all sites, {SITE_SCALE}") from None
 
 
 def own_metadata(path: Path) -> dict[str, Any]:
@@ -113,9 +149,10 @@ def _own(values: dict[str, Any], file: Path) -> dict[str, Any]:
     return own
 
 
-def _names(activation: str) -> dict[str, str]:
+def _names(activation: str, skip: bool) -> dict[str, str]:
     """Our names of the tensors → theirs."""
     names = {"W_enc": "W_enc", "W_dec": "W_dec", "b_enc": "b_gate" if activation == "gated" else "b_enc"}
+    names |= {"W_skip": "W_skip"} if skip else {}
     return names | {"b_dec": "b_dec"} | {name: name for name in PER_LATENT.get(activation, ())}
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import sparse
+from . import sites
 from .weights import Weights
 
 
@@ -90,8 +91,10 @@ class Activation:
         """What pulls toward fewer active latents, about 1 at the target; None where the choice does it."""
         return None
 
-    def side_error(self, sae: Weights, pairs: Pairs, x: Float[Tensor, "n d"]) -> Float[Tensor, ""] | None:
-        """A second reconstruction error that training needs."""
+    def side_error(
+        self, sae: Weights, pairs: Pairs, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"]
+    ) -> Float[Tensor, ""] | None:
+        """A second reconstruction error that training needs, of `y` from `x`."""
         return None
 
     def deployed(
@@ -216,16 +219,18 @@ class Gated(ReLU):
         """Sum of what the gates see."""
         return _size(sae, _open(sae, pairs), pairs)
 
-    def side_error(self, sae: Weights, pairs: Pairs, x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    def side_error(
+        self, sae: Weights, pairs: Pairs, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"]
+    ) -> Float[Tensor, ""]:
         """What ReLU(z) reconstructs by itself, with the decoder held still."""
         rebuilt = sparse.decode(_open(sae, pairs), sae.W_dec.detach(), pairs.support)
-        return (sae.group.latents.merged(rebuilt) + sae.b_dec.detach() - x).square().mean()
+        return (sae.group.latents.merged(rebuilt) + sae.base(x).detach() - y).square().mean()
 
     def deployed(
         self, sae: Weights, z: Float[Tensor, "n k"], x: Float[Tensor, "n d"]
     ) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
         """Magnitudes behind open gates, from a product of their own: rescaling z would round otherwise than other tools."""
-        size = F.linear(x - sae.b_dec, sae.W_enc * sae.r_mag.exp()[:, None]).add_(sae.b_mag).relu()
+        size = F.linear(x - sae.origin, sae.W_enc * sae.r_mag.exp()[:, None]).add_(sae.b_mag).relu()
         return fullest(torch.where(z > 0, size, 0.0))
 
 
@@ -321,6 +326,11 @@ def _moving_row_cut(sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"] | None:
 
 
 def _size(sae: Weights, codes: Float[Tensor, " nnz"], pairs: Pairs) -> Float[Tensor, ""]:
-    """Mean sum of the codes of a row, relative to a row of l0 typical codes."""
-    scale = math.sqrt(sae.config.d_in * sae.target_l0)
+    """Mean sum of the codes of a row, relative to a row of l0 typical codes.
+
+    A crosscoder pays for a code once per site, in proportion to the atom's norm there.
+    """
+    scale = math.sqrt(sae.config.d_out * sae.target_l0)
+    if sae.config.sites:
+        codes = codes * sparse.spread(sites.norms(sae).sum(1), pairs.support)
     return codes.sum() / (len(pairs.support.row_starts) * scale)

@@ -33,6 +33,16 @@ class Nested:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a transcoder writes: the activations of another site than the one that it reads."""
+
+    d_out: int
+    """Units of the site that is written."""
+    skip: bool = False
+    """Whether a plain matrix from the input helps, so that latents only have to explain what is not linear."""
+
+
+@dataclass(frozen=True)
 class SAEConfig:
     """What a sparse autoencoder is; size and target l0 are enough."""
 
@@ -60,6 +70,22 @@ class SAEConfig:
     """Use the atoms as encoder, too."""
     bandwidth: float = 0.3
     """Width of the kernel through which thresholds learn, in units of the typical code."""
+    refinements: int = 0
+    """How often the encoder looks again at what its codes leave over (see `refine`)."""
+    target: Target | None = None
+    """The other site that is written (transcoder); None: what was read is written again."""
+    sites: tuple[int, ...] = ()
+    """Units of several sites whose rows lie side by side, each with a scale of its own (crosscoder)."""
+
+    @property
+    def d_out(self) -> int:
+        """Units that are written."""
+        return self.d_in if self.target is None else self.target.d_out
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """What a training row is made of: units of every site, side by side; each site has a scale of its own."""
+        return self.sites or ((self.d_in,) if self.target is None else (self.d_in, self.d_out))
 
     @property
     def rescue(self) -> Revival:
@@ -68,8 +94,8 @@ class SAEConfig:
 
     @property
     def typical_code(self) -> float:
-        """Size of equal codes of l0 orthogonal atoms that make up a row of unit variance per unit: √(d_in/l0)."""
-        return (self.d_in / (self.l0 or 1)) ** 0.5
+        """Size of equal codes of l0 orthogonal atoms that make up a row of unit variance per unit: √(d_out/l0)."""
+        return (self.d_out / (self.l0 or 1)) ** 0.5
 
     @property
     def kernel(self) -> float:
@@ -96,6 +122,27 @@ class SAEConfig:
             )
         if self.nested is not None:
             self._check_prefixes(self.nested)
+        self._check_mode()
+
+    def _check_mode(self) -> None:
+        """Raises: ConfigError if what is read and what is written do not go together with the rest."""
+        if self.refinements < 0 or self.d_out < 1:
+            raise ConfigError(
+                f"refinements = {self.refinements}, d_out = {self.d_out}", expected="0 or more, and a positive size"
+            )
+        if self.sites and (len(self.sites) < 2 or min(self.sites) < 1 or sum(self.sites) != self.d_in):
+            raise ConfigError(
+                f"sites of {self.sites} units side by side in rows of {self.d_in}",
+                expected="at least two positive sizes that sum to d_in",
+            )
+        if self.target is not None and (self.sites or self.refinements or self.tied):
+            raise ConfigError(
+                "a transcoder with several sites, refinements or tied weights",
+                expected="one site that is read, another that is written",
+                hint="refining and tying compare what is written with what is read: only an autoencoder can",
+            )
+        if self.sites and self.tied:
+            raise ConfigError("a crosscoder with tied weights", expected="an encoder of its own: sites differ in scale")
 
     def _check_prefixes(self, nested: Nested) -> None:
         steps = [0, *nested.sizes, self.width]

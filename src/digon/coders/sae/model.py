@@ -6,7 +6,7 @@ Atoms have unit norm. A training step looks at all pre-activations once, without
 latent) that take part; everything after that touches only those.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from ...errors import ConfigError
 from ...tensors import Codes, Dictionary
 from .. import sparse
-from ..base import check_width
-from ..parallel import Group
+from ..parallel import WHOLE, Group
 from .activations import ACTIVATIONS, Pairs
 from .config import SAEConfig
+from .folding import rescale
 from .nested import Prefixes
 from .pretrained import Pretrained
+from .refine import corrected
 from .weights import Weights
 
 BLOCK = 2**22
@@ -77,8 +78,8 @@ class SAE(Pretrained, Weights):
 
         Sparse: as many per row as the fullest row has; dense once that is a quarter of the width.
         """
-        check_width(x, self.dictionary)
-        blocks = [rows.to(self.W_enc.dtype) for rows in self._blocks(x)]
+        assert x.shape[1] == self.config.d_in, f"{x.shape[1]} units, the encoder reads {self.config.d_in}"
+        blocks = [self._seen(rows.to(self.W_enc.dtype)) for rows in self._blocks(x)]
         tops = [self.activation.deployed(self, self.preactivations(rows), rows) for rows in blocks]
         size = max(values.shape[1] for values, _ in tops)
         values = torch.cat([F.pad(values, (0, size - values.shape[1])) for values, _ in tops])
@@ -86,10 +87,15 @@ class SAE(Pretrained, Weights):
         codes = Codes(values, indices, self.config.width)
         return Codes(codes.dense(), None, codes.width) if 4 * size > codes.width else codes
 
+    def write(self, x: Float[Tensor, "n d_in"], codes: Codes) -> Float[Tensor, "n d_out"]:
+        """What the SAE makes of `x`, whose codes are given: `decode`, and what a skip matrix adds."""
+        skipped = self.skipped(x.to(self.W_dec.dtype))
+        return self.decode(codes) if skipped is None else self.decode(codes) + skipped
+
     def preactivations(self, x: Float[Tensor, "n d"], latents: Tensor | slice = slice(None)) -> Float[Tensor, "n k"]:
         """z, of all latents or of the chosen ones."""
         # Product first, then the bias: fused they round in another order than they do in other tools.
-        return F.linear(x - self.group.latents.shared(self.b_dec), self.W_enc[latents]).add_(self.b_enc[latents])
+        return F.linear(x - self.group.latents.shared(self.origin), self.W_enc[latents]).add_(self.b_enc[latents])
 
     def forward(
         self, x: Float[Tensor, "n d"], eligible: Bool[Tensor, " k"] | None = None, prefixes: Prefixes | None = None
@@ -98,8 +104,9 @@ class SAE(Pretrained, Weights):
 
         `eligible` latents are active at least on the row of the batch where their pre-activation is largest.
         """
+        seen = torch.cat([self._seen(rows) for rows in self._blocks(x)]) if self.config.refinements else x
         with torch.no_grad():
-            found, rows, latents, cut, forced = self._select(x, eligible)
+            found, rows, latents, cut, forced = self._select(seen, eligible)
             if prefixes is not None:
                 order = prefixes.order(rows, latents)
                 found, rows, latents = found[order], rows[order], latents[order]
@@ -107,13 +114,15 @@ class SAE(Pretrained, Weights):
                 forced = None if forced is None else forced[order]
         support = sparse.Support.of(rows, latents, len(x), self.held)
         across = self.group.latents
-        z = sparse.encode(found, x, (self.W_enc, self.b_enc, across.shared(self.b_dec)), support)
+        z = sparse.encode(found, seen, (self.W_enc, self.b_enc, across.shared(self.origin)), support)
         pairs = Pairs(z, cut, forced, support)
         values = self.activation.codes(self, pairs)
+        base = self.base(x)
         if prefixes is None:
-            reconstruction = across.merged(sparse.decode(values, self.W_dec, support)) + self.b_dec
+            reconstruction = across.merged(sparse.decode(values, self.W_dec, support)) + base
             return Pass(reconstruction, values, pairs, reconstruction[:, None])
-        nested = across.merged(prefixes.decode(values, self.W_dec, support)) + self.b_dec
+        parts = across.merged(prefixes.decode(values, self.W_dec, support))
+        nested = parts + (base if base.ndim == 1 else base[:, None])
         return Pass(nested[:, -1], values, pairs, nested)
 
     @torch.no_grad()
@@ -161,20 +170,24 @@ class SAE(Pretrained, Weights):
             self.threshold.clamp_min_(0)
 
     @torch.no_grad()
-    def scaled(self, factor: float, order: Int[Tensor, " k"] | None = None) -> "SAE":
-        """The SAE that does on `factor`·x what this one does on x, with codes `factor` times as large. Frozen.
+    def scaled(self, factor: float | Sequence[float], order: Int[Tensor, " k"] | None = None) -> "SAE":
+        """The SAE that does on `factor`·x what this one does on x, with codes as many times as large. Frozen.
 
-        `order` is the order that its latents get.
+        Sites have factors of their own, in the order of `SAEConfig.parts`. Codes then grow as what is written does: with
+        the factor of the site, or with the root mean square over the units of several. `order` is the order that the
+        latents get.
         """
         other = SAE(self.config).to(self.W_enc.device)
         other.load_state_dict(self.state_dict())
-        scales = {"b_enc", "b_dec", "b_mag", "threshold"}
+        rescale(other, [factor] * len(self.config.parts) if isinstance(factor, int | float) else factor)
         for name, tensor in other.state_dict(keep_vars=False).items():
-            if name in scales:
-                tensor.mul_(factor)
-            if order is not None and name != "b_dec" and not (self.config.tied and name == "W_enc"):
+            if order is not None and name not in WHOLE and not (self.config.tied and name == "W_enc"):
                 tensor.copy_(tensor[order])
         return other.requires_grad_(False).eval()
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What is encoded: `x`, or what refinements make of it."""
+        return corrected(self, x, lambda seen: self.activation.deployed(self, self.preactivations(seen), seen))
 
     def _blocks(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split(max(BLOCK // self.config.width, 256))
@@ -188,7 +201,7 @@ class SAE(Pretrained, Weights):
             return torch.cat(found), torch.cat(rows), torch.cat(latents), cut, None
         z = x.new_empty(len(x), self.held)
         for rows, into in zip(self._blocks(x), self._blocks(z), strict=True):
-            torch.addmm(self.b_enc, rows - self.b_dec, self.W_enc.T, out=into)
+            torch.addmm(self.b_enc, rows - self.origin, self.W_enc.T, out=into)
         if eligible is None:
             return *self._pick(z, 0), None
         best, strongest = z.max(0)

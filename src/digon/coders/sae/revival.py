@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ... import rng
 from .. import sparse
+from ..parallel import WHOLE
 from .config import SAEConfig
 from .model import SAE
 
@@ -28,7 +29,7 @@ ENCODER = 0.2
 
 
 def auxiliary_loss(
-    sae: SAE, x: Float[Tensor, "n d"], residual: Float[Tensor, "n d"], dead: Int[Tensor, " m"]
+    sae: SAE, x: Float[Tensor, "n d_in"], residual: Float[Tensor, "n d_out"], dead: Int[Tensor, " m"]
 ) -> Float[Tensor, ""]:
     """How badly the dead latents, up to d/2 of them per row, reconstruct the residual.
 
@@ -64,8 +65,8 @@ def eligible(config: SAEConfig, step: int, steps: int, rows: int, device: torch.
 def resample(
     sae: SAE,
     optimizer: torch.optim.Optimizer,
-    x: Float[Tensor, "n d"],
-    residual: Float[Tensor, "n d"],
+    x: Float[Tensor, "n d_in"],
+    residual: Float[Tensor, "n d_out"],
     dead: Int[Tensor, " m"],
     step: int,
 ) -> None:
@@ -85,13 +86,15 @@ def resample(
     norms = sae.W_enc.norm(dim=1)
     norm = across.add(torch.where(alive, norms, 0).sum()) / across.add(alive.sum()).clamp_min(1)
     sae.W_dec[dead] = atoms
-    if not sae.config.tied:
+    if sae.config.target is not None:
+        sae.W_enc[dead] = ENCODER * norm * F.normalize(x[drawn] - sae.b_in, dim=1)
+    elif not sae.config.tied:
         sae.W_enc[dead] = ENCODER * norm * atoms
     sae.b_enc[dead] = 0
     for name, value in sae.activation.learned.items():
         getattr(sae, name)[dead] = value
     sae.balance(x, dead)
-    for parameter in sae.parameters():
-        if parameter is not sae.b_dec:
+    for name, parameter in sae.named_parameters():
+        if name not in WHOLE:
             for part in ("exp_avg", "exp_avg_sq"):
                 optimizer.state[parameter][part][dead] = 0

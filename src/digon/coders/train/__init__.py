@@ -1,6 +1,7 @@
 """The only training loop: from batches of activations to deployed sparse autoencoders.
 
 1. The first batches give the mean and the scale σ² = E‖x − mean‖²/d; the SAE is trained on x/σ, starting at that mean.
+   Several sites (of a transcoder or a crosscoder) have a scale each.
 2. Each step: sparse forward pass, loss = mean squared error + penalty + auxiliary loss of dead latents, gradient without
    the part that changes atom norms, clipping, Adam, unit-norm atoms, threshold, weight of the penalty.
 3. σ is folded into the biases and the SAE is written in SAELens' layout; it takes raw activations.
@@ -29,10 +30,13 @@ from ..sae import SAE, SAEConfig
 from ..sae.model import check_l0
 from .batches import Batches as Batches
 from .batches import Calibration as Calibration
-from .batches import calibrate, following, not_finite
+from .batches import beside as beside
+from .batches import calibrate as calibrate
+from .batches import following, not_finite
 from .batches import from_iterable as from_iterable
 from .batches import from_rows as from_rows
 from .batches import from_store as from_store
+from .batches import from_stores as from_stores
 from .config import TrainConfig as TrainConfig
 from .config import learning_rate as learning_rate
 from .folder import CHECKPOINTS as CHECKPOINTS
@@ -94,12 +98,12 @@ def train_many(
 
 def _open(saes: Mapping[Path, SAEConfig], batches: Batches, config: TrainConfig, group: Group) -> list[Folder]:
     config.check()
-    widths = {sae.d_in for sae in saes.values()}
-    if len(widths) != 1:
-        raise ConfigError(f"SAEs on {sorted(widths)} units", expected="at least one SAE, all on the same site")
+    parts = {sae.parts for sae in saes.values()}
+    if len(parts) != 1:
+        raise ConfigError(f"SAEs on {sorted(parts)} units", expected="at least one SAE, all on the same site or sites")
     for sae in saes.values():
         check_l0(sae)
-    data = calibrate(batches, widths.pop(), config, group)
+    data = calibrate(batches, parts.pop(), config, group)
     folders = [Folder(out, Trainer(sae, config, data, group)) for out, sae in saes.items()]
     group.agree("settings", " ".join(folder.trainer.key for folder in folders), "make the same call in all of them")
     return folders
@@ -114,11 +118,11 @@ def _run(
         return failures
     # The batch before the first one is read again, to see that it is the same.
     start = max(min(folder.trainer.step for folder in running) - 1, 0)
-    d_in, first = running[0].trainer.sae.config.d_in, running[0].trainer.group.first
+    parts, first = running[0].trainer.sae.config.parts, running[0].trainer.group.first
     with _bar(config.steps, start, first) as show:
         stream = batches(start)
         for step in range(start, config.steps):
-            x = following(stream, d_in, step)
+            x = following(stream, parts, step)
             for folder in running:
                 folder.recognize(step, x)
             for folder in [each for each in running if each.trainer.step == step]:

@@ -1,12 +1,13 @@
 """Where batches come from, and what the first of them say about the data.
 
-Batches can start at any step, so a run that was stopped goes on with the batches that it had not seen yet.
+Batches can start at any step, so a run that was stopped goes on with the batches that it had not seen yet. Rows of
+several sites (what a transcoder reads and writes, what a crosscoder reads) lie side by side in one batch.
 """
 
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from ... import rng
 from ...errors import ConfigError, NonFiniteError
 from ...store.shards import ActivationStore
 from ..parallel import Group
+from ..sae.folding import per_unit
 from .config import TrainConfig
 
 Batches = Callable[[int], Iterator[Tensor]]
@@ -25,9 +27,45 @@ CALIBRATION = 8
 """Batches that give mean and scale."""
 
 
-def from_store(store: ActivationStore, site: str, config: TrainConfig) -> Batches:
-    """Batches from a store, in an order that depends on the seed alone."""
-    return lambda start: store.shuffled(site, config.batch, config.seed, start)
+def from_store(store: ActivationStore, site: str | Sequence[str], config: TrainConfig) -> Batches:
+    """Batches from a store, in an order that depends on the seed alone; of several sites the same rows side by side."""
+    names = (site,) if isinstance(site, str) else site
+    return beside([lambda start, name=name: store.shuffled(name, config.batch, config.seed, start) for name in names])
+
+
+def from_stores(parts: Sequence[tuple[ActivationStore, str]], config: TrainConfig) -> Batches:
+    """Batches of sites of several stores, of several models say, that hold the same rows.
+
+    Raises: ConfigError if their rows differ in number, token, document or position.
+    """
+    first = parts[0][0]
+    for store, _ in parts[1:]:
+        for name in ("tokens", "documents", "positions"):
+            if not torch.equal(getattr(first, name), getattr(store, name)):
+                raise ConfigError(
+                    f"{first.root} with {len(first)} rows and {store.root} with {len(store)} differ in {name}",
+                    expected="stores of the same rows",
+                    hint="harvest both from the same text, with the same settings",
+                )
+    return beside([from_store(store, site, config) for store, site in parts])
+
+
+def beside(parts: Sequence[Batches]) -> Batches:
+    """Batches whose rows lie side by side. Raises: ConfigError, when read, if their numbers of rows differ."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def batches(start: int) -> Iterator[Tensor]:
+        for step, pieces in enumerate(zip(*(part(start) for part in parts), strict=False), start):
+            rows = [len(piece) for piece in pieces]
+            if len(set(rows)) > 1:
+                raise ConfigError(
+                    f"batch {step} holds {' and '.join(map(str, rows))} rows of the sites side by side",
+                    expected="the same rows of every site",
+                )
+            yield torch.cat(pieces, 1)
+
+    return batches
 
 
 def from_rows(rows: Float[Tensor, "n d"], config: TrainConfig) -> Batches:
@@ -49,13 +87,16 @@ def from_iterable(make: Callable[[], Iterable[Tensor]]) -> Batches:
     return lambda start: itertools.islice(make(), start, None)
 
 
-def following(stream: Iterator[Tensor], d_in: int, step: int) -> Float[Tensor, "n d"]:
+def following(stream: Iterator[Tensor], parts: tuple[int, ...], step: int) -> Float[Tensor, "n d"]:
     """The next batch. Raises: ConfigError if there is none, or if it does not fit the SAE."""
     x = next(stream, None)
     if x is None:
         raise ConfigError(f"the batches ended before step {step}", expected="endless batches", hint="fewer steps")
-    if x.ndim != 2 or x.shape[1] != d_in:
-        raise ConfigError(f"a batch of shape {tuple(x.shape)} for an SAE on {d_in} units", expected=f"(rows, {d_in})")
+    if x.ndim != 2 or x.shape[1] != sum(parts):
+        units = " + ".join(map(str, parts))
+        raise ConfigError(
+            f"a batch of shape {tuple(x.shape)} for an SAE on {units} units", expected=f"(rows, {sum(parts)})"
+        )
     return x
 
 
@@ -84,36 +125,40 @@ class Calibration:
     """What the first batches say about the data."""
 
     center: Float[Tensor, " d"]
-    """Mean, in units of the scale."""
-    scale: float
-    """Root mean square distance from the mean per unit."""
+    """Mean, in units of the scales."""
+    scales: tuple[float, ...]
+    """Root mean square distance from the mean per unit, of every site that lies in a row."""
     fingerprint: str
     """Hash of the first batch."""
     sample: Float[Tensor, "n d"]
-    """The first rows, in units of the scale."""
+    """The first rows, in units of the scales."""
 
 
-def calibrate(batches: Batches, d_in: int, config: TrainConfig, group: Group | None = None) -> Calibration:
-    """Mean, scale and fingerprint of the data.
+def calibrate(batches: Batches, parts: tuple[int, ...], config: TrainConfig, group: Group | None = None) -> Calibration:
+    """Mean, scales and fingerprint of the data. `parts` are the units of every site that lies in a row.
 
-    Raises: NonFiniteError if the data are constant or not finite; ConfigError if other processes were given others.
+    Raises: NonFiniteError if the data of a site are constant or not finite; ConfigError if other processes were given
+    others.
     """
     stream = batches(0)
-    drawn = [following(stream, d_in, step) for step in range(min(CALIBRATION, config.steps))]
+    drawn = [following(stream, parts, step) for step in range(min(CALIBRATION, config.steps))]
     exact = torch.cat(drawn).double()
     mean = exact.mean(0)
-    scale = float((exact - mean).square().mean().sqrt())
-    if not (math.isfinite(scale) and scale > 0):
-        problem = "are constant" if scale == 0 else "are too large to be squared"
-        raise not_finite(drawn, 0) or NonFiniteError(
-            f"the first activations {problem}", expected="finite activations that vary"
-        )
+    scales = torch.stack([site.square().mean().sqrt() for site in (exact - mean).split(parts, dim=1)])
+    for number, scale in enumerate(scales.tolist(), 1):
+        if not (math.isfinite(scale) and scale > 0):
+            where = f" of site {number}" if len(parts) > 1 else ""
+            problem = "are constant" if scale == 0 else "are too large to be squared"
+            raise not_finite(drawn, 0) or NonFiniteError(
+                f"the first activations{where} {problem}", expected="finite activations that vary"
+            )
     known = fingerprint(drawn[0])
     if group is not None and group.size > 1:
         hint = "equal steps have to give equal batches, in every process"
         group.agree("batches", known, hint)
-        numbers = torch.cat([mean, mean.new_tensor([scale])]).to(config.device or mean.device)
-        mean, scale = (numbers := group.stack(numbers)[0])[:-1], float(numbers[-1])
-    center = (mean / scale).float().to(config.device or mean.device)
-    sample = torch.cat(drawn).to(center) / scale
-    return Calibration(center, scale, known, sample)
+        numbers = torch.cat([mean, scales.to(mean)]).to(config.device or mean.device)
+        mean, scales = group.stack(numbers)[0].split([len(mean), len(scales)])
+    units = per_unit(scales.tolist(), parts)
+    center = (mean / units.to(mean)).float().to(config.device or mean.device)
+    sample = torch.cat(drawn).to(center) / units.to(center)
+    return Calibration(center, tuple(scales.tolist()), known, sample)

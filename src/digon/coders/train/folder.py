@@ -57,7 +57,7 @@ class Folder:
         if not (self.path / formats.CONFIG).is_file():
             return False
         known = formats.read_metadata(self.path)
-        self._check_run(known.get("training"), known.get("scale"))
+        self._check_run(known.get("training"), known.get("scales"))
         return True
 
     def resume(self) -> None:
@@ -140,7 +140,7 @@ class Folder:
         """Write the deployed SAE; no checkpoint is needed any more."""
         sae = self.trainer.deployed()
         if self.trainer.group.first:
-            formats.save(sae, self.path, {"training": self.trainer.key, "scale": self.trainer.scale})
+            formats.save(sae, self.path, {"training": self.trainer.key, "scales": list(self.trainer.scales)})
         self.clear()
         return sae
 
@@ -154,16 +154,17 @@ class Folder:
         if self.trainer.group.first:
             shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
 
-    def _check_run(self, found: str | None, scale: float | None) -> None:
+    def _check_run(self, found: str | None, scales: list[float] | None) -> None:
         """Raises: ConfigError if what is there was trained otherwise, or on activations of another scale."""
         if found == self.trainer.key:
             return
         parts = ("the SAE's settings", "the training settings", "the activations")
         pairs = zip(parts, (found or "").split("-"), self.trainer.key.split("-"), strict=False)
         changed = ", ".join(part for part, old, new in pairs if old != new) or "its origin"
-        now = self.trainer.scale
-        if scale is not None and parts[2] in changed and abs(scale / now - 1) > RESCALED:
-            changed += f" (their scale was {scale:.3g} and is {now:.3g}: were they normalized otherwise?)"
+        for then, now in zip(scales or (), self.trainer.scales, strict=False):
+            if parts[2] in changed and abs(then / now - 1) > RESCALED:
+                changed += f" (their scale was {then:.3g} and is {now:.3g}: were they normalized otherwise?)"
+                break
         raise ConfigError(
             f"{self.path} holds an SAE that was trained otherwise: {changed} differ",
             hint="choose another folder, or delete this one",
@@ -175,7 +176,7 @@ class Folder:
     def _restore(self, file: Path) -> None:
         saved = weights.read_tensors(file)
         try:
-            self._check_run(bytes(saved.pop("key").tolist()).decode(), float(saved["scale"]))
+            self._check_run(bytes(saved.pop("key").tolist()).decode(), saved["scales"].tolist())
             mark = bytes(saved.pop("batch").tolist()).decode()
             self.trainer.restore(saved)
             self._mark = mark

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ... import config as configs
-from ...errors import NonFiniteError
-from ..parallel import Group
-from ..sae import SAE, SAEConfig
+from ...errors import ConfigError, NonFiniteError
+from ..parallel import WHOLE, Group
+from ..sae import SAE, SAEConfig, transcoder
+from ..sae.folding import per_unit
 from ..sae.model import Pass
 from ..sae.nested import Prefixes, frequency_order
 from ..sae.revival import auxiliary_loss, eligible, resample
@@ -36,13 +37,23 @@ class Trainer:
     ) -> None:
         self.config = config
         self.group = group or Group()
-        self.scale = data.scale
-        self.center = data.center
+        if sae_config.refinements and not self.group.latents.alone:
+            raise ConfigError(
+                "an encoder that refines, its latents divided among processes",
+                expected="whole dictionaries: every look needs the codes of all latents",
+                hint="divide the rows instead (no --shards)",
+            )
+        self.scales = data.scales
         device = data.center.device
+        self.units = per_unit(self.scales, sae_config.parts).to(data.center)
         self.sae = SAE(sae_config, self.group).to(device)
+        self.center = self.sae.split(data.center)[1]
         self.sae.b_dec.data.copy_(self.center)
+        x, y = self.sae.split(data.sample)
+        if sae_config.target is not None:
+            transcoder.start(self.sae, x, y)
         self.sae.budget = budget(0, self.sae.target_l0, sae_config.width, config)
-        self.sae.balance(data.sample[:BALANCE_ROWS])
+        self.sae.balance(x[:BALANCE_ROWS])
         groups = [{"params": [p], "pace": self._pace(name)} for name, p in self.sae.named_parameters()]
         # One fused pass over parameters and moments; the same arithmetic as the plain loop.
         self.optimizer = torch.optim.Adam(groups, lr=0.0, fused=True)
@@ -55,8 +66,8 @@ class Trainer:
         self.frequency = torch.zeros(self.sae.held, device=device)
         self.sums = torch.zeros(4, device=device)
         """Squared errors, squared distances from the mean, active pairs and rows since the last line of metrics."""
-        self.last = data.sample
-        """This process's rows of the newest batch, in units of the scale."""
+        self.last = x
+        """What this process read of the newest batch, in units of its scale."""
         self.key = "-".join([configs.digest(sae_config), configs.digest(config), data.fingerprint])
 
     def advance(self, batch: Tensor) -> None:
@@ -67,14 +78,14 @@ class Trainer:
         """
         sae, config, peers = self.sae, self.config, self.group
         peers.check(len(batch), sae.config.width)
-        x = peers.rows.own(batch).to(self.center) / self.scale
+        x, y = sae.split(peers.rows.own(batch).to(self.units) / self.units)
         if self.step % REFRESH == 0:
             self._look_for_dead()
         sae.budget = budget(self.step, sae.target_l0, sae.config.width, config)
         forced = eligible(sae.config, self.step, config.steps, len(batch), x.device)
         result = sae(x, None if forced is None else peers.latents.own(forced), self._prefixes())
         self.optimizer.zero_grad()
-        self._loss(x, result).backward()
+        self._loss(x, y, result).backward()
         peers.add_gradients(sae)
         sae.free_gradient()
         peers.clip_gradients(sae, config.clip)
@@ -82,13 +93,13 @@ class Trainer:
             group["lr"] = group["pace"] * learning_rate(self.step, sae.config.width, config)
         self.optimizer.step()
         sae.constrain()
-        self._count(x, result)
+        self._count(y, result)
         if (
             sae.config.rescue == "resample"
             and self.step % REFRESH == 0
             and self.step < (1 - config.decay) * config.steps
         ):
-            self._resample(x, result)
+            self._resample(x, y, result)
         self.last = x
         self.step += 1
 
@@ -106,43 +117,43 @@ class Trainer:
         prefixes = Prefixes.of(config, self.step, across.gather(self.frequency))
         return prefixes and replace(prefixes, part=across.own(prefixes.part))
 
-    def _resample(self, x: Tensor, result: Pass) -> None:
+    def _resample(self, x: Tensor, y: Tensor, result: Pass) -> None:
         if self.n_dead:
             self.check_finite()
-            resample(self.sae, self.optimizer, x, x - result.reconstruction.detach(), self.dead, self.step)
+            resample(self.sae, self.optimizer, x, y - result.reconstruction.detach(), self.dead, self.step)
             self.silent[self.dead] = 0
 
     def _pace(self, name: str) -> float:
         """Learning rate of a parameter, relative to the others: thresholds move in units of the typical code."""
         return self.sae.config.typical_code if name == "threshold" else 1.0
 
-    def _loss(self, x: Tensor, result: Pass) -> Tensor:
+    def _loss(self, x: Tensor, y: Tensor, result: Pass) -> Tensor:
         """This process's share of the loss: over all rows, their shares add up to it."""
         sae = self.sae
-        loss = (result.nested - x[:, None]).square().mean()
+        loss = (result.nested - y[:, None]).square().mean()
         penalty = sae.activation.penalty(sae, result.pairs, result.values)
         if penalty is not None:
             loss = loss + (self.controller.weight * penalty if sae.activation.steered else penalty)
-        side = sae.activation.side_error(sae, result.pairs, x)
+        side = sae.activation.side_error(sae, result.pairs, x, y)
         if side is not None:
             loss = loss + side
         loss = loss / self.group.rows.size
         if sae.config.rescue == "auxiliary" and self.n_dead and sae.config.aux_coefficient > 0:
-            residual = x - result.reconstruction.detach()
+            residual = y - result.reconstruction.detach()
             loss = loss + sae.config.aux_coefficient * auxiliary_loss(sae, x, residual, self.dead)
         return loss
 
     @torch.no_grad()
-    def _count(self, x: Tensor, result: Pass) -> None:
+    def _count(self, y: Tensor, result: Pass) -> None:
         """Take note of what was active."""
-        rows, n = self.group.rows, len(x) * self.group.rows.size
-        active = (result.values > 0).to(x.dtype)
+        rows, n = self.group.rows, len(y) * self.group.rows.size
+        active = (result.values > 0).to(y.dtype)
         own = active if result.pairs.forced is None else active * ~result.pairs.forced
         fires = rows.add(result.support.total_by_latent(own))
         self.silent.add_(n).masked_fill_(fires > 0, 0)
         self.frequency.lerp_(fires / n, self.sae.config.threshold_rate)
-        error = F.mse_loss(result.reconstruction, x, reduction="sum")
-        spread = F.mse_loss(x, self.center.expand_as(x), reduction="sum")
+        error = F.mse_loss(result.reconstruction, y, reduction="sum")
+        spread = F.mse_loss(y, self.center.expand_as(y), reduction="sum")
         found = rows.add(torch.stack([error, spread, active.sum(), own.sum()]))
         self.group.latents.add(found[2:])
         self.controller.observe(found[3] / n, self.sae.budget)
@@ -154,7 +165,7 @@ class Trainer:
         nested, across = self.sae.config.nested, self.group.latents
         by_frequency = nested is not None and nested.by_frequency
         order = frequency_order(across.gather(self.frequency)) if by_frequency else None
-        return self.whole().scaled(self.scale, order)
+        return self.whole().scaled(self.scales, order)
 
     def whole(self) -> SAE:
         """The SAE with the latents of all processes."""
@@ -177,13 +188,13 @@ class Trainer:
         named["dead"] = torch.zeros_like(self.silent, dtype=torch.uint8).index_fill(0, self.dead, 1)
         pairs = ((name, self._gathered(name, tensor)) for name, tensor in named.items())
         named = {name: tensor for name, tensor in pairs if wanted}
-        named |= {"scale": torch.tensor(self.scale, dtype=torch.float64), "step": torch.tensor(self.step)}
+        named |= {"scales": torch.tensor(self.scales, dtype=torch.float64), "step": torch.tensor(self.step)}
         return named | {"controller": self.controller.state, "key": torch.tensor(list(self.key.encode()))}
 
     def restore(self, saved: dict[str, Tensor]) -> None:
         """Take over what `tensors` gave. Raises: KeyError, RuntimeError or ValueError if it is not that."""
         device = self.center.device
-        self.scale, self.step = float(saved.pop("scale")), int(saved.pop("step"))
+        self.scales, self.step = tuple(saved.pop("scales").tolist()), int(saved.pop("step"))
         self.controller.state = saved.pop("controller").to(device).clone()
         mine = {name: self._own(name, tensor).to(device).clone() for name, tensor in saved.items()}
         self.dead = mine.pop("dead").nonzero().squeeze(1)
@@ -217,4 +228,4 @@ class Trainer:
 
 
 def _per_latent(name: str) -> bool:
-    return not name.startswith("adam.step") and name.split(".")[-1] not in ("b_dec", "sums", "center")
+    return not name.startswith("adam.step") and name.split(".")[-1] not in {*WHOLE, "sums", "center"}
