@@ -12,7 +12,7 @@ import operator
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import scipy.sparse
@@ -127,9 +127,8 @@ class CoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if isinstance(self.coder, str) and self.coder == "sae":
             return self._trained(rows.float(), self._count("n_components", 4 * d), seed)
         k = self._count("n_components", min(n, d))
-        make: Any = self.coder
-        if callable(make):
-            return make(rows, k, seed)
+        if callable(self.coder):
+            return cast(Make, self.coder)(rows, k, seed)
         makers: dict[str, Callable[[], Coder]] = {
             "identity": lambda: classic.identity(d),
             "random": lambda: classic.random(d, k, seed),
