@@ -168,7 +168,9 @@ class FaultyServer:
             self.log.active -= 1
 
     async def _serve(self, path, headers, body, writer) -> bool:
-        name = hashlib.blake2b(path.encode() + body, digest_size=8).hexdigest()
+        name = hashlib.blake2b(
+            json.dumps([path, json.loads(body or b"{}")], sort_keys=True).encode(), digest_size=8
+        ).hexdigest()
         attempt = self.log.attempts[name]
         self.log.attempts[name] += 1
         self.log.last = {"path": path, "headers": headers, "body": json.loads(body or b"{}")}
