@@ -113,6 +113,7 @@ class FaultyServer:
 
     def __init__(self, traits: Traits | None = None, pace: Pace | None = None, port: int = 0) -> None:
         self.traits, self.pace, self.log, self.port = traits or Traits(), pace or Pace(), Log(), port
+        self._charged: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -168,20 +169,21 @@ class FaultyServer:
             self.log.active -= 1
 
     async def _serve(self, path, headers, body, writer) -> bool:
-        name = hashlib.blake2b(path.encode() + body, digest_size=8).hexdigest()
+        name = hashlib.blake2b(
+            json.dumps([path, json.loads(body or b"{}")], sort_keys=True).encode(), digest_size=8
+        ).hexdigest()
         attempt = self.log.attempts[name]
         self.log.attempts[name] += 1
         self.log.last = {"path": path, "headers": headers, "body": json.loads(body or b"{}")}
         crowd = self.log.active > self.pace.tolerates
         kind = "429" if crowd else self._fault(name, attempt)
-        if self.traits.idempotent and self.log.paid[name]:
-            self.log.paid[name] -= 1  # what was paid for is given again
+        once = headers.get("idempotency-key", name + str(attempt))
         if self.pace.latency:
             await asyncio.sleep(self.pace.latency)
         if kind:
             self.log.faults[kind] += 1
             if kind not in UNPAID:
-                self.log.paid[name] += 1
+                self._charge(name, once)
             if kind in ("null",):
                 self.log.served[name] += 1
             return await self._fail(kind, writer, self._reply(path, headers, json.loads(body)))
@@ -189,8 +191,13 @@ class FaultyServer:
         await send(writer, status, json.dumps(reply).encode())
         if status == 200:
             self.log.served[name] += 1
-            self.log.paid[name] += 1
+            self._charge(name, once)
         return True
+
+    def _charge(self, name: str, once: str) -> None:
+        if not (self.traits.idempotent and once in self._charged):
+            self.log.paid[name] += 1
+        self._charged.add(once)
 
     def _fault(self, name: str, attempt: int) -> str | None:
         first, last = self.pace.burst

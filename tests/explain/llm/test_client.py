@@ -67,7 +67,7 @@ def test_equal_calls_under_way_are_one(journal):
 
 
 def test_every_result_is_right_or_missing_under_faults(journal):
-    pace = Pace(share=0.2, after=0.01, slow=30.0)
+    pace = Pace(share=0.2, after=0.01, slow=30.0, seed=20)
     limits = Limits(base=0.005, cap=0.05, timeout=1.5, start=32, attempts=4)
     seen = []
     with FaultyServer(pace=pace) as server, client_of(server, journal, limits=limits) as client:
@@ -187,7 +187,7 @@ def test_keys_reach_no_file(tmp_path):
 def test_an_address_is_kept_without_its_secrets():
     where = Server("https://user:pass-word@host.org:81/v1/?token=query-secret", "m", "sk-abcd")
     assert where.identity == "https://host.org:81/v1"
-    assert set(where.secrets) == {"sk-abcd", "pass-word", "token=query-secret"}
+    assert set(where.secrets) == {"sk-abcd", "pass-word", "token=query-secret", "query-secret"}
     with pytest.raises(ConfigError) as caught:
         Server("ftp://user:pass-word@host/v1", "m")
     assert "pass-word" not in str(caught.value)

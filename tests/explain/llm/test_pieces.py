@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digon.errors import BudgetError, ConfigError
+from digon.errors import AccessError, BudgetError, ConfigError, ContextError, RequestError, ServerError
 from digon.explain.llm import Call, Limits, Server, prompts, score
 from digon.explain.llm.bounds import bounds, correlation
 from digon.explain.llm.budget import Budget, Ledger, Prices
+from digon.explain.llm.faults import of_status
 from digon.explain.llm.journal import Totals
 from digon.explain.llm.pacing import Allowance, Bucket, Throttle, asked_wait, backoff, exhausted_wait
 from digon.explain.llm.wire import Reply, Usage, canonical, identity
@@ -266,3 +267,28 @@ def test_prompts_hold_what_they_must():
         assert "2\ty" in made[1]["content"]
         assert prompts.NONE in made[0]["content"]
     assert "old things" not in prompts.as_text(prompts.intruder(["x", "y"]))
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind", "again"),
+    [
+        (429, "Rate limit reached for m. Add a payment method under account/billing to raise it.", ServerError, True),
+        (429, '{"error": {"code": "insufficient_quota", "message": "check your plan"}}', AccessError, False),
+        (402, "pay first", AccessError, False),
+        (400, '{"error": {"code": "context_length_exceeded", "message": "too much"}}', ContextError, False),
+        (400, '{"error": {"type": "exceed_context_size_error", "message": "request exceeds it"}}', ContextError, False),
+        (400, "prompt is too long: 210000 tokens > 200000 maximum", ContextError, False),
+        (413, "", ContextError, False),
+        (400, "unknown field 'grammar'", RequestError, False),
+        (422, "max_tokens has to be at least 1", RequestError, False),
+        (404, "model 'm' not found", RequestError, False),
+        (404, "<html><title>nginx</title></html>", ServerError, False),
+        (408, "", ServerError, True),
+        (529, "overloaded", ServerError, True),
+    ],
+)
+def test_every_refusal_has_its_error(status, text, kind, again):
+    fault = of_status(status, text, {}, SERVER)
+    assert type(fault.error) is kind
+    assert (fault.again, fault.charged) == (again, False)
+    assert fault.overload == (status in (408, 429, 529) and again)

@@ -29,7 +29,7 @@ _NO_CHAT = re.compile(
     r"not a chat model|does not support chat|chat[ _]template|not support(ed)? .{0,40}chat|v1/chat/completions",
     re.IGNORECASE,
 )
-_QUOTA = re.compile(r"insufficient_quota|billing|credit balance", re.IGNORECASE)
+_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|credit balance", re.IGNORECASE)
 _BEFORE_SENDING = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError"}
 SHOWN = 200
 """Characters of a server's answer that a message quotes."""

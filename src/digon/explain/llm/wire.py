@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
 from ...errors import AccessError, ConfigError
 
@@ -85,7 +85,7 @@ class Server:
     def secrets(self) -> tuple[str, ...]:
         """What must not reach a disk or a message, longest first."""
         parts = urlsplit(self.base_url)
-        known = {self.key, parts.password or "", parts.query}
+        known = {self.key, parts.password or "", parts.query, *(value for _, value in parse_qsl(parts.query))}
         return tuple(sorted((s for s in known if len(s) > 3), key=len, reverse=True))
 
 
