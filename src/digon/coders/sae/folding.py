@@ -25,7 +25,7 @@ OF_CODES = frozenset({"b_enc", "b_mag", "threshold"})
 @torch.no_grad()
 def rescale(sae: Weights, factors: Sequence[float]) -> None:
     """Multiply in place by a factor per part of the rows."""
-    read, written = sae.split(per_unit(factors, sae.config.parts).to(sae.W_enc.device))
+    read, written = sae.split(per_unit(factors, sae.config.parts))
     c = code_factor(sae.config, factors)
     tensors = sae.state_dict(keep_vars=False)
     for name in tensors.keys() & OF_CODES:
