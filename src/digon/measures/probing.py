@@ -113,8 +113,9 @@ def usable(rows: Rows) -> Bool[Tensor, " c"]:
 def correlations(x: Float[Tensor, "n k"], labels: Float[Tensor, "n c"]) -> Float[Tensor, "c k"]:
     """Absolute correlation of every column with every label; 0 for a column or a label that never varies.
 
-    >>> correlations(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[3.0], [2.0], [1.0]]))
-    tensor([[1.]], dtype=torch.float64)
+    >>> x = torch.tensor([[1.0], [2.0], [3.0]])
+    >>> round(float(correlations(x, x.flip(0))), 6)
+    1.0
     """
     a, y = x.double(), labels.double()
     a, y = a - a.mean(0), y - y.mean(0)

@@ -163,10 +163,7 @@ def _absorbed(silence: absorption.Silence, mismatch: Tensor | None, alive: int, 
     ]  # fmt: skip
     if mismatch is not None:
         quartiles = torch.quantile(mismatch.double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
-        method = "median of 1 − cosine of encoder row and atom, with its quartiles over latents"
-        found.append(
-            Measurement(
-                "encoder_mismatch", quartiles[1], quartiles[0], quartiles[2], len(mismatch), method=method, null=1.0
-            )
-        )
+        spread = f"quartiles {quartiles[0]:.3g} and {quartiles[2]:.3g}"
+        method = f"median over latents of 1 − cosine of encoder row and atom; {spread}; nothing is sampled"
+        found.append(Measurement("encoder_mismatch", quartiles[1], n=len(mismatch), method=method, null=1.0))
     return found
