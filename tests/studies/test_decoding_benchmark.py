@@ -8,7 +8,9 @@ import pytest
 from digon.cli import main
 from digon.errors import ConfigError
 from digon.records import Measurement
-from digon.studies.decoding_benchmark import report
+from digon.coders.base import evaluate
+from digon.coders.classic import identity
+from digon.studies.decoding_benchmark import real, report
 from digon.studies.decoding_benchmark.arena import Trial, measure
 from digon.studies.decoding_benchmark.entrants import ENTRANTS, entrant
 from digon.studies.decoding_benchmark.study import run_decoding
@@ -72,7 +74,8 @@ def runs(coder, f1, spread=0.01):
 
 def test_a_clear_lead_is_told_and_an_unclear_one_is_not():
     ahead = report.cells_of([*runs("digon", 0.9), *runs("topk", 0.5)])
-    assert "above every mainline recipe" in report.verdict(ahead)
+    assert "above every other coder" in report.verdict(ahead)
+    assert report.verdict(report.cells_of([*runs("digon", 0.9), *runs("truth", 0.95), *runs("pca", 0.1)])).startswith("**")
     close = report.cells_of([*runs("digon", 0.9, 0.05), *runs("topk", 0.88, 0.05)])
     assert "not above: f1 of topk at l0 = 2" in report.verdict(close)
     single = report.cells_of([record("digon", 2, 0, 0.9, 0.9), record("topk", 2, 0, 0.1, 0.1)])
@@ -131,3 +134,45 @@ def test_the_command_runs_judges_and_can_judge_again(tmp_path, capsys):
     assert [line for line in again.splitlines() if line.startswith("|")] == [
         line for line in text.splitlines() if line.startswith("|")
     ]
+
+
+@pytest.fixture
+def place(tiny, texts, monkeypatch):
+    """The small network in the place of a real one, on its own text."""
+    from digon.hosts.corpus import read_corpus
+
+    monkeypatch.setattr(real, "python_corpus", lambda: read_corpus(texts))
+    small = real.Place("a tiny network", str(tiny), "layers.0.resid", 2, (2,), 60, 128, 6000)
+    monkeypatch.setitem(real.PLACES, "tinylm", small)
+    return small
+
+
+def test_a_real_site_is_decoded_and_seeds_are_compared(place, tmp_path):
+    wanted = real.real_trials("tinylm", ("batchtopk", "dictionary"), 2)
+    assert len({trial.key for trial in wanted}) == len(wanted) == 4
+    real.harvest_place("tinylm", tmp_path / "activations" / "tinylm")
+    records = [{**trial.head, **real.measure_real(trial, tmp_path)} for trial in wanted]
+    assert all(0 < r["scores"]["fvu"] < 1 for r in records)
+    assert all(1 < r["scores"]["l0"] < 3 for r in records if r["coder"] == "batchtopk")
+    agreed = real.agreements(wanted, tmp_path)
+    assert [(r["coder"], r["l0"]) for r in agreed] == [("batchtopk", 2), ("dictionary", 2)]
+    assert all(r["chance"] < r["agreement"] <= 1 for r in agreed if r["coder"] == "dictionary")
+    text = real.section(records, agreed)
+    assert "a tiny network" in text
+    assert text.count("| batchtopk |") == text.count("| dictionary |") == 1
+
+
+def test_rows_that_judge_come_from_other_documents(place, tmp_path):
+    real.harvest_place("tinylm", tmp_path)
+    fit, judge = real._stores(tmp_path)
+    assert not set(fit.document_ids) & set(judge.document_ids)
+    assert len(judge) < len(fit)
+    scores = real.judged(identity(16), judge, place.site)
+    assert scores["fvu"] == pytest.approx(0, abs=1e-9)
+    assert scores["l0"] == evaluate(identity(16), [judge.values(place.site).float()]).l0
+
+
+def test_another_recipe_is_another_trial(monkeypatch):
+    before = trial("digon").key
+    monkeypatch.setitem(ENTRANTS, "digon", ENTRANTS["topk"])
+    assert trial("digon").key != before

@@ -8,6 +8,7 @@ themselves.
 Source of the mainline recipes: Chanin & Garriga-Alonso 2026. Its matching-pursuit autoencoder is not among them.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,12 @@ class Entrant:
 
     about: str
     make: Callable[[Task], Coder]
+
+    @property
+    def recipe(self) -> str:
+        """Changes if the settings of a trained one do."""
+        text = repr(self.make) if isinstance(self.make, _Trained) else ""
+        return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 @dataclass(frozen=True)
