@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from digon.cli import main
-from digon.errors import ConfigError
-from digon.records import Measurement
 from digon.coders.base import evaluate
 from digon.coders.classic import identity
+from digon.errors import ConfigError
+from digon.records import Measurement
 from digon.studies.decoding_benchmark import real, report
 from digon.studies.decoding_benchmark.arena import Trial, measure
 from digon.studies.decoding_benchmark.entrants import ENTRANTS, entrant
@@ -75,7 +75,9 @@ def runs(coder, f1, spread=0.01):
 def test_a_clear_lead_is_told_and_an_unclear_one_is_not():
     ahead = report.cells_of([*runs("digon", 0.9), *runs("topk", 0.5)])
     assert "above every other coder" in report.verdict(ahead)
-    assert report.verdict(report.cells_of([*runs("digon", 0.9), *runs("truth", 0.95), *runs("pca", 0.1)])).startswith("**")
+    assert report.verdict(report.cells_of([*runs("digon", 0.9), *runs("truth", 0.95), *runs("pca", 0.1)])).startswith(
+        "**"
+    )
     close = report.cells_of([*runs("digon", 0.9, 0.05), *runs("topk", 0.88, 0.05)])
     assert "not above: f1 of topk at l0 = 2" in report.verdict(close)
     single = report.cells_of([record("digon", 2, 0, 0.9, 0.9), record("topk", 2, 0, 0.1, 0.1)])

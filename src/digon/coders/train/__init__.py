@@ -31,6 +31,7 @@ from .config import learning_rate as learning_rate
 from .folder import CHECKPOINTS as CHECKPOINTS
 from .folder import METRICS as METRICS
 from .folder import Folder, Metrics
+from .recipe import recommended as recommended
 from .trainer import Trainer as Trainer
 
 Progress = Callable[[Metrics], None]

@@ -24,6 +24,9 @@ class TrainConfig:
     """Active latents per row in the first step, relative to the target (at most half of all latents)."""
     l0_fall: float = 0.5
     """Share of the steps in which they fall linearly to the target."""
+    robust: bool = False
+    """Minimize the mean root of the squared errors of rows, not their mean: a row with something that no latent stands for
+    pulls less, and a latent for one feature is better than a latent for two halves."""
     clip: float = 1.0
     """Largest norm of the whole gradient."""
     log_every: int = 50
