@@ -1,6 +1,7 @@
 """The sparse autoencoder that we recommend: what finds most features in worlds where they are known, from width and l0 alone.
 
-1. BatchTopK, twice the target l0 at first, falling to it over the first half of the steps.
+1. BatchTopK, twice the target l0 at first, falling to two thirds of it over the first half of the steps; the target itself
+   in the last tenth.
 2. Eight nested prefixes that are drawn anew for every step, of latents sorted by how often they fire; each latent learns
    only from the smallest prefix that it is in, so that general features are not swallowed by special ones.
 3. Every latent is active at least on the row of a batch that suits it best, until a tenth of the steps is left.
@@ -21,6 +22,9 @@ PREFIXES = 8
 RATE = 1.4e-3
 """Learning rate at 2¹⁴ latents; it grows as 1/√width."""
 DECAY = 0.5
+LOW = 2 / 3
+SETTLE = 0.05
+"""Rate of the running means: fast enough for the threshold to settle in the last tenth of a short run."""
 
 
 def recommended(
@@ -36,6 +40,6 @@ def recommended(
     """
     training = training or TrainConfig()
     nested = Nested(sampled=PREFIXES, by_frequency=True, detached=True) if width > 1 else None
-    sae = SAEConfig(d_in, width, l0, "batchtopk", nested=nested, seed=seed)
+    sae = SAEConfig(d_in, width, l0, "batchtopk", nested=nested, threshold_rate=SETTLE, seed=seed)
     lr = training.lr if training.lr is not None else RATE * math.sqrt(2**14 / width)
-    return sae, replace(training, lr=lr, decay=DECAY, robust=True)
+    return sae, replace(training, lr=lr, decay=DECAY, l0_low=LOW, robust=True)
