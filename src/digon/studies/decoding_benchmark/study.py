@@ -20,7 +20,7 @@ from .report import cells_of, figures, markdown, verdict
 from .trials import swept, trials
 
 SLOWEST = ("pca", "ica", "dictionary", "random")
-"""Left out of the sizes above small: dense, or hours."""
+"""Left out of the sizes above medium: dense, or hours."""
 
 
 def run_decoding(config: DecodingBenchmark, out: Path, report: Path | None = None) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _real(config: DecodingBenchmark, out: Path) -> tuple[list[jobs.Record], str]
 
 def _default(size: str) -> tuple[str, ...]:
     """Coders of a size: all of them, or those that are worth their time."""
-    return tuple(name for name in ENTRANTS if size in ("smoke", "small") or name not in SLOWEST)
+    return tuple(name for name in ENTRANTS if size in ("smoke", "small", "medium") or name not in SLOWEST)
 
 
 def _verdicts(config: DecodingBenchmark, records: list[jobs.Record]) -> list[str]:
