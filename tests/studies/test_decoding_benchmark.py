@@ -10,7 +10,7 @@ from digon.coders.base import evaluate
 from digon.coders.classic import identity
 from digon.errors import ConfigError
 from digon.records import Measurement
-from digon.studies.decoding_benchmark import real, report
+from digon.studies.decoding_benchmark import published, real, report
 from digon.studies.decoding_benchmark.arena import Trial, measure
 from digon.studies.decoding_benchmark.entrants import ENTRANTS, entrant
 from digon.studies.decoding_benchmark.study import run_decoding
@@ -178,3 +178,20 @@ def test_another_recipe_is_another_trial(monkeypatch):
     before = trial("digon").key
     monkeypatch.setitem(ENTRANTS, "digon", ENTRANTS["topk"])
     assert trial("digon").key != before
+
+
+def test_published_numbers_stand_beside_ours_with_their_order():
+    grid = (1, 2, 3)
+    told = [
+        record(coder, l0, 0, published.F1[coder][i], published.MCC[coder][i])
+        for coder in published.F1
+        for i, l0 in enumerate(grid)
+    ]
+    text = published.beside(report.cells_of(told))
+    assert "It is another" not in text
+    assert "0.88 (0.88)" in text
+    turned = [r | {"scores": r["scores"] | {"public_f1": -r["scores"]["public_f1"]}} for r in told]
+    text = published.beside(report.cells_of(turned))
+    assert "F1 at l0 = 2 (25 there): standard > jumprelu > batchtopk > matryoshka" in text
+    assert "The order is the published one in MCC" in text
+    assert published.beside(report.cells_of(told[:1])) == ""

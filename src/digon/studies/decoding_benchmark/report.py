@@ -93,7 +93,7 @@ def _tier(about: str, cells: Sequence[Cell]) -> list[str]:
     true = next(iter(cells)).scores["l0_true"].value
     parts = [
         f"## {about.capitalize()}: {arena.about}",
-        f"{arena.width:,} latents, {true:.1f} features active per row.",
+        f"{arena.width:,} latents, {true:.1f} features active per row, {arena.steps * arena.batch:,} rows to train on. {_seeds(cells)}",
         verdict(cells),
         f"![l0 against unexplained variance, F1 and MCC](decoding-{about}.svg)",
     ]
@@ -112,6 +112,12 @@ def _tier(about: str, cells: Sequence[Cell]) -> list[str]:
         f"### What becomes of the latents, at l0 = {middle}",
         table(["", *LABELS, "l0 measured", "s"], shares),
     ]
+
+
+def _seeds(cells: Sequence[Cell]) -> str:
+    runs = {cell.coder: min(c.scores["f1"].n or 0 for c in cells if c.coder == cell.coder) for cell in cells}
+    counts = sorted(set(runs.values()))
+    return "Seeds: " + "; ".join(f"{n} of {', '.join(c for c in runs if runs[c] == n)}" for n in counts) + "."
 
 
 def verdict(cells: Sequence[Cell]) -> str:

@@ -16,8 +16,9 @@ from .. import jobs
 from ..settings import DecodingBenchmark
 from . import arena, real
 from .entrants import ENTRANTS, entrant
+from .published import beside
 from .report import cells_of, figures, markdown, verdict
-from .trials import swept, trials
+from .trials import ARENAS, swept, trials
 
 SLOWEST = ("pca", "ica", "dictionary", "random")
 """Left out of the sizes above medium: dense, or hours."""
@@ -42,7 +43,10 @@ def run_decoding(config: DecodingBenchmark, out: Path, report: Path | None = Non
     records = _records(config, wanted, functools.partial(arena.measure, folder=out / "coders"), out / "trials.jsonl")
     known, section = _real(config, out)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    text = markdown(records, _command(config, report), machine, section)
+    medium = beside([cell for cell in cells_of(records) if cell.about == "medium"])
+    text = markdown(
+        records, _command(config, report), machine, "\n\n".join(filter(None, [medium, section, _missing(config)]))
+    )
     for place in [out / "report.md", *([report] if report is not None else [])]:
         files.write_text(place, text)
     files.write_text(out / "figures.json", to_json(figures(records), indent=1))
@@ -92,6 +96,20 @@ def _verdicts(config: DecodingBenchmark, records: list[jobs.Record]) -> list[str
     cells = cells_of(records)
     told = {size: verdict([c for c in cells if c.about == size]) for size in config.sizes}
     return [f"{size}: {text.replace('**', '')}" for size, text in told.items() if text]
+
+
+def _missing(config: DecodingBenchmark) -> str:
+    """What a reader must not take from the report."""
+    told = [
+        f"Not run here: {', '.join(size for size in ARENAS if size not in (*config.sizes, 'smoke'))} "
+        "(`--sizes`); the published world, full, wants a GPU.",
+        "Trained on about a million rows, not 2·10⁸. Learning rates of the mainline were chosen for that "
+        "([decoding-settings.md](decoding-settings.md)); longer training may close gaps or open them.",
+        "Intervals are over trainings on one world. Another world of the same law was used to choose settings, no other law.",
+    ]
+    told += [] if config.sweeps else ["No sweeps over load, correlation, exponent and hierarchy (`--sweeps`)."]
+    told += [] if config.hosts else ["No real activations (`--hosts minilm tinylm`)."]
+    return "\n".join(["## What this does not show", "", *(f"- {line}" for line in told)])
 
 
 def _command(config: DecodingBenchmark, report: Path | None) -> str:
