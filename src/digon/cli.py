@@ -244,7 +244,7 @@ def _draw(result: dict[str, Any], report: Path | None) -> dict[str, Any]:
     from .page.figures import write
     from .records import Figure, from_json
 
-    found = from_json(list[Figure], Path(result["figures"]).read_text(encoding="utf-8"))
+    found = from_json(list[Figure], Path(result["pictures"]).read_text(encoding="utf-8"))
     try:
         for folder in {Path(result["run"]), report.parent if report is not None else Path(result["run"])}:
             write(found, folder)

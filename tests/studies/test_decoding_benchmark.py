@@ -131,7 +131,9 @@ def test_the_command_runs_judges_and_can_judge_again(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["failed"] == []
     text = (tmp_path / "report.md").read_text()
+    assert (tmp_path / "decoding-smoke.svg").read_text().startswith("<?xml")
     assert main([*words, "--only-done"]) == 0
+    assert main([word for word in (*words, "--only-done") if word != "--json"]) == 0
     again = (tmp_path / "report.md").read_text()
     assert [line for line in again.splitlines() if line.startswith("|")] == [
         line for line in text.splitlines() if line.startswith("|")

@@ -131,7 +131,7 @@ ENTRANTS: dict[str, Entrant] = {
     "ica": Entrant("independent components", _ica),
     "dictionary": Entrant("online dictionary learning, orthogonal pursuit", _dictionary),
     "random": Entrant("random atoms, orthogonal pursuit", _random),
-    "truth": Entrant("the true atoms, orthogonal pursuit: what decoding alone can reach", _truth),
+    "truth": Entrant("the true atoms of the most frequent features, orthogonal pursuit of at most l0 a row", _truth),
 }  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def run_decoding(config: DecodingBenchmark, out: Path, report: Path | None = Non
         "run": str(out),
         "failed": [f"{r['about']} {r['coder']} l0 {r['l0']}: {r['error']}" for r in broken],
         "sentences": sentences,
-        "figures": str(out / "figures.json"),
+        "pictures": str(out / "figures.json"),
     }
 
 
