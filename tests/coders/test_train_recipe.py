@@ -51,7 +51,7 @@ def test_a_row_with_something_unknown_pulls_less(Planted):
 
 
 def test_the_rate_falls_with_the_width_and_can_be_set():
-    rates = [recommended(64, width, 8)[1].lr for width in (256, 1024)]
+    rates = [recommended(64, width, 8)[1].lr or 0.0 for width in (256, 1024)]
     assert rates[0] == pytest.approx(2 * rates[1])
     assert recommended(64, 256, 8, TrainConfig(lr=1e-3))[1].lr == 1e-3
     assert recommended(1, 1, 1)[0].nested is None

@@ -117,7 +117,10 @@ def _tier(about: str, cells: Sequence[Cell]) -> list[str]:
 def _seeds(cells: Sequence[Cell]) -> str:
     runs = {cell.coder: min(c.scores["f1"].n or 0 for c in cells if c.coder == cell.coder) for cell in cells}
     counts = sorted(set(runs.values()))
-    return "Seeds: " + "; ".join(f"{n} of {', '.join(c for c in runs if runs[c] == n)}" for n in counts) + "."
+    later = (
+        " (the later ones were added when the intervals of the first were seen to be wide)" if len(counts) > 1 else ""
+    )
+    return "Seeds: " + "; ".join(f"{n} of {', '.join(c for c in runs if runs[c] == n)}" for n in counts) + later + "."
 
 
 def verdict(cells: Sequence[Cell]) -> str:
