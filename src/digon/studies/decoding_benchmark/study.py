@@ -105,7 +105,8 @@ def _missing(config: DecodingBenchmark) -> str:
         "(`--sizes`); the published world, full, wants a GPU.",
         "Trained on about a million rows, not 2·10⁸. Learning rates of the mainline were chosen for that "
         "([decoding-settings.md](decoding-settings.md)); longer training may close gaps or open them.",
-        "Intervals are over trainings on one world. Another world of the same law was used to choose settings, no other law.",
+        "Intervals are over trainings on one world. Another world of the same law was used to choose settings, no other law: "
+        "in a flat world ours is behind ([decoding-settings.md](decoding-settings.md)).",
     ]
     told += [] if config.sweeps else ["No sweeps over load, correlation, exponent and hierarchy (`--sweeps`)."]
     told += [] if config.hosts else ["No real activations (`--hosts minilm tinylm`)."]
