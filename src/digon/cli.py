@@ -200,7 +200,7 @@ def benchmark(
     if isinstance(of, DecodingBenchmark):
         from .studies.decoding_benchmark.study import run_decoding
 
-        return run_decoding(of, folder("decoding"), of.report)
+        return _draw(run_decoding(of, folder("decoding"), of.report), of.report)
     from .studies.diagnosis_benchmark.study import run_benchmark
 
     return run_benchmark(of, folder("diagnosis" + "-smoke" * (of.size == "smoke")), of.report)
@@ -244,6 +244,21 @@ def _export(run: Path, folder: Path) -> None:
     from .store.runs import Run
 
     export(Run.open(run), folder)
+
+
+def _draw(result: dict[str, Any], report: Path | None) -> dict[str, Any]:
+    """The pictures of a benchmark, beside its report; without matplotlib there are none."""
+    from .errors import ConfigError
+    from .page.figures import write
+    from .records import Figure, from_json
+
+    found = from_json(list[Figure], Path(result["pictures"]).read_text(encoding="utf-8"))
+    try:
+        for folder in {Path(result["run"]), report.parent if report is not None else Path(result["run"])}:
+            write(found, folder)
+    except ConfigError as error:
+        result = {**result, "sentences": [*result["sentences"], f"No pictures: {error}"]}
+    return result
 
 
 VERBS: dict[str, Callable[..., Any]] = {

@@ -10,6 +10,7 @@ from digon.coders.sae import Nested, SAEConfig, Target
 from digon.coders.train import CHECKPOINTS, METRICS, Batches, TrainConfig, from_store, train
 from digon.store.shards import HarvestPlan, Rows, ShardWriter
 
+ALL = ("relu", "topk", "batchtopk", "jumprelu", "gated")
 LONG = TrainConfig(steps=200, batch=64, log_every=10, checkpoint_every=50)
 SMALL = SAEConfig(d_in=16, width=48, l0=2, dead_after=640)
 

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 
 from digon.cli import main
+from digon.coders.base import evaluate
+from digon.coders.classic import identity
 from digon.errors import ConfigError
 from digon.records import Measurement
-from digon.studies.decoding_benchmark import report
+from digon.studies.decoding_benchmark import published, real, report
 from digon.studies.decoding_benchmark.arena import Trial, measure
 from digon.studies.decoding_benchmark.entrants import ENTRANTS, entrant
 from digon.studies.decoding_benchmark.study import run_decoding
@@ -72,7 +74,10 @@ def runs(coder, f1, spread=0.01):
 
 def test_a_clear_lead_is_told_and_an_unclear_one_is_not():
     ahead = report.cells_of([*runs("digon", 0.9), *runs("topk", 0.5)])
-    assert "above every mainline recipe" in report.verdict(ahead)
+    assert "above every other coder" in report.verdict(ahead)
+    assert report.verdict(report.cells_of([*runs("digon", 0.9), *runs("truth", 0.95), *runs("pca", 0.1)])).startswith(
+        "**"
+    )
     close = report.cells_of([*runs("digon", 0.9, 0.05), *runs("topk", 0.88, 0.05)])
     assert "not above: f1 of topk at l0 = 2" in report.verdict(close)
     single = report.cells_of([record("digon", 2, 0, 0.9, 0.9), record("topk", 2, 0, 0.1, 0.1)])
@@ -126,8 +131,69 @@ def test_the_command_runs_judges_and_can_judge_again(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["failed"] == []
     text = (tmp_path / "report.md").read_text()
+    assert (tmp_path / "decoding-smoke.svg").read_text().startswith("<?xml")
     assert main([*words, "--only-done"]) == 0
+    assert main([word for word in (*words, "--only-done") if word != "--json"]) == 0
     again = (tmp_path / "report.md").read_text()
     assert [line for line in again.splitlines() if line.startswith("|")] == [
         line for line in text.splitlines() if line.startswith("|")
     ]
+
+
+@pytest.fixture
+def place(tiny, texts, monkeypatch):
+    """The small network in the place of a real one, on its own text."""
+    from digon.hosts.corpus import read_corpus
+
+    monkeypatch.setattr(real, "python_corpus", lambda: read_corpus(texts))
+    small = real.Place("a tiny network", str(tiny), "layers.0.resid", 2, (2,), 60, 128, 6000)
+    monkeypatch.setitem(real.PLACES, "tinylm", small)
+    return small
+
+
+def test_a_real_site_is_decoded_and_seeds_are_compared(place, tmp_path):
+    wanted = real.real_trials("tinylm", ("batchtopk", "dictionary"), 2)
+    assert len({trial.key for trial in wanted}) == len(wanted) == 4
+    real.harvest_place("tinylm", tmp_path / "activations" / "tinylm")
+    records = [{**trial.head, **real.measure_real(trial, tmp_path)} for trial in wanted]
+    assert all(0 < r["scores"]["fvu"] < 1 for r in records)
+    assert all(1 < r["scores"]["l0"] < 3 for r in records if r["coder"] == "batchtopk")
+    agreed = real.agreements(wanted, tmp_path)
+    assert [(r["coder"], r["l0"]) for r in agreed] == [("batchtopk", 2), ("dictionary", 2)]
+    assert all(r["chance"] < r["agreement"] <= 1 for r in agreed if r["coder"] == "dictionary")
+    text = real.section(records, agreed)
+    assert "a tiny network" in text
+    assert text.count("| batchtopk |") == text.count("| dictionary |") == 1
+
+
+def test_rows_that_judge_come_from_other_documents(place, tmp_path):
+    real.harvest_place("tinylm", tmp_path)
+    fit, judge = real._stores(tmp_path)
+    assert not set(fit.document_ids) & set(judge.document_ids)
+    assert len(judge) < len(fit)
+    scores = real.judged(identity(16), judge, place.site)
+    assert scores["fvu"] == pytest.approx(0, abs=1e-9)
+    assert scores["l0"] == evaluate(identity(16), [judge.values(place.site).float()]).l0
+
+
+def test_another_recipe_is_another_trial(monkeypatch):
+    before = trial("digon").key
+    monkeypatch.setitem(ENTRANTS, "digon", ENTRANTS["topk"])
+    assert trial("digon").key != before
+
+
+def test_published_numbers_stand_beside_ours_with_their_order():
+    grid = (1, 2, 3)
+    told = [
+        record(coder, l0, 0, published.F1[coder][i], published.MCC[coder][i])
+        for coder in published.F1
+        for i, l0 in enumerate(grid)
+    ]
+    text = published.beside(report.cells_of(told))
+    assert "It is another" not in text
+    assert "0.88 (0.88)" in text
+    turned = [r | {"scores": r["scores"] | {"public_f1": -r["scores"]["public_f1"]}} for r in told]
+    text = published.beside(report.cells_of(turned))
+    assert "F1 at l0 = 2 (25 there): standard > jumprelu > batchtopk > matryoshka" in text
+    assert "The order is the published one in MCC" in text
+    assert published.beside(report.cells_of(told[:1])) == ""

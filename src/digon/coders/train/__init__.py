@@ -43,6 +43,7 @@ from .folder import CHECKPOINTS as CHECKPOINTS
 from .folder import METRICS as METRICS
 from .folder import Folder, Metrics
 from .folder import missed_l0 as missed_l0
+from .recipe import recommended as recommended
 from .trainer import Trainer as Trainer
 
 Progress = Callable[[Metrics], None]

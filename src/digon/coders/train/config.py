@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from ...errors import ConfigError
 
+LAST = 0.1
+"""Share of the steps, at the end, in which the target itself is aimed at."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -23,7 +26,13 @@ class TrainConfig:
     l0_start: float = 2.0
     """Active latents per row in the first step, relative to the target (at most half of all latents)."""
     l0_fall: float = 0.5
-    """Share of the steps in which they fall linearly to the target."""
+    """Share of the steps in which they fall linearly."""
+    l0_low: float = 1.0
+    """What they fall to, relative to the target, until a tenth of the steps is left: with too few active, latents for
+    mixtures do not pay."""
+    robust: bool = False
+    """Minimize the mean root of the squared errors of rows, not their mean: a row with something that no latent stands for
+    pulls less, and a latent for one feature is better than a latent for two halves."""
     clip: float = 1.0
     """Largest norm of the whole gradient."""
     log_every: int = 50
@@ -44,9 +53,10 @@ class TrainConfig:
                 raise ConfigError(f"{name} = {getattr(self, name)}", expected="at least 1")
         if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
             raise ConfigError(f"warmup = {self.warmup}, decay = {self.decay}", expected="shares that sum to at most 1")
-        if not (self.l0_start >= 1 and 0 <= self.l0_fall <= 1):
+        if not (self.l0_start >= 1 and 0 <= self.l0_fall <= 1 and 0 < self.l0_low <= 1):
             raise ConfigError(
-                f"l0_start = {self.l0_start}, l0_fall = {self.l0_fall}", expected="at least 1, and a share"
+                f"l0_start = {self.l0_start}, l0_fall = {self.l0_fall}, l0_low = {self.l0_low}",
+                expected="at least 1, and two shares",
             )
 
 
@@ -56,8 +66,11 @@ def budget(step: int, l0: int, width: int, config: TrainConfig) -> float:
     >>> [budget(s, 2, 100, TrainConfig(steps=100, l0_start=4.0, l0_fall=0.5)) for s in (0, 25, 50, 100)]
     [8.0, 5.0, 2.0, 2.0]
     """
+    if config.l0_low < 1 and step >= (1 - LAST) * config.steps:
+        return float(l0)
+    low = config.l0_low * l0
     first = max(min(config.l0_start * l0, width / 2), l0)
-    return l0 + (first - l0) * max(1 - step / max(config.l0_fall * config.steps, 1), 0.0)
+    return low + (first - low) * max(1 - step / max(config.l0_fall * config.steps, 1), 0.0)
 
 
 def learning_rate(step: int, width: int, config: TrainConfig) -> float:

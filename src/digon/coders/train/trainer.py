@@ -21,6 +21,8 @@ from .control import Controller
 
 REFRESH = 16
 """Steps between two looks at which latents are dead: the host has to wait for the length of that list."""
+FLOOR = 0.01
+"""Added to squared errors, relative to the variance of a unit, before a root is taken: what counts as no error."""
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 BALANCE_ROWS = 8192
 """Rows that biases and thresholds are first set on."""
@@ -130,7 +132,8 @@ class Trainer:
     def _loss(self, x: Tensor, y: Tensor, result: Pass) -> Tensor:
         """This process's share of the loss: over all rows, their shares add up to it."""
         sae = self.sae
-        loss = (result.nested - y[:, None]).square().mean()
+        error = (result.nested - y[:, None]).square()
+        loss = (error.mean(2) + FLOOR).sqrt().mean() if self.config.robust else error.mean()
         penalty = sae.activation.penalty(sae, result.pairs, result.values)
         if penalty is not None:
             loss = loss + (self.controller.weight * penalty if sae.activation.steered else penalty)

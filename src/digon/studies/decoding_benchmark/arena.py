@@ -45,8 +45,8 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """Changes if anything about the trial does."""
-        return configs.digest(self)
+        """Changes if anything about the trial does, or about the recipe of its coder."""
+        return configs.digest(self) + entrant(self.coder).recipe
 
     @property
     def head(self) -> Record:

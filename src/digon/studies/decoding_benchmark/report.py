@@ -18,8 +18,10 @@ TABLES = (
     ("public_mcc", "MCC as published: |cosine|"),
     ("fvu", "fraction of variance unexplained"),
 )
-RIVALS = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
 OURS = "digon"
+LIMIT = "truth"
+DRAWN = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka", OURS, LIMIT)
+"""Coders in the pictures: as many as colors."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,17 @@ def cells_of(records: Sequence[Record]) -> list[Cell]:
     for _, group in groupby(good, name):
         mine = list(group)
         first, n = mine[0], len(mine)
-        runs = [{k: float("nan") if v is None else v for k, v in r["scores"].items()} for r in mine]
-        scores = over_seeds(runs) if n > 2 else {k: _mean(k, [run[k] for run in runs]) for k in runs[0]}
+        scores = interval([r["scores"] for r in mine])
         failures = {label: sum(r["failures"][label] for r in mine) / n for label in LABELS}
         seconds = sum(r["seconds"] for r in mine) / n
         found.append(Cell(first["about"], first["coder"], first["l0"], scores, failures, seconds))
     return found
+
+
+def interval(runs: Sequence[Record]) -> dict[str, Measurement]:
+    """Every score over seeds; with fewer than three, means without intervals."""
+    whole = [{k: float("nan") if v is None else v for k, v in run.items()} for run in runs]
+    return over_seeds(whole) if len(runs) > 2 else {k: _mean(k, [run[k] for run in whole]) for k in whole[0]}
 
 
 def _mean(name: str, values: list[float]) -> Measurement:
@@ -57,9 +64,9 @@ def _mean(name: str, values: list[float]) -> Measurement:
     )
 
 
-def markdown(records: Sequence[Record], command: str, machine: str) -> str:
-    """The whole report."""
-    cells = cells_of(records)
+def markdown(records: Sequence[Record], command: str, machine: str, real: str = "") -> str:
+    """The whole report; `real` is its part about real networks. Its pictures are those of `figures`, beside it."""
+    cells = cells_of([r for r in records if "failures" in r or "error" in r])
     parts = [
         "# Which coder takes features out of superposition?",
         f"Regenerate every number here with\n\n    {command}",
@@ -71,7 +78,7 @@ def markdown(records: Sequence[Record], command: str, machine: str) -> str:
     for about in dict.fromkeys(cell.about for cell in cells):
         if about in ARENAS:
             parts += _tier(about, [cell for cell in cells if cell.about == about])
-    parts += _sweeps(cells)
+    parts += [*_sweeps(cells), real]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -86,15 +93,16 @@ def _tier(about: str, cells: Sequence[Cell]) -> list[str]:
     true = next(iter(cells)).scores["l0_true"].value
     parts = [
         f"## {about.capitalize()}: {arena.about}",
-        f"{arena.width:,} latents, {true:.1f} features active per row.",
+        f"{arena.width:,} latents, {true:.1f} features active per row, {arena.steps * arena.batch:,} rows to train on. {_seeds(cells)}",
         verdict(cells),
+        f"![l0 against unexplained variance, F1 and MCC](decoding-{about}.svg)",
     ]
     for score, title in TABLES:
         rows = []
         for coder in dict.fromkeys(cell.coder for cell in cells):
             its = {cell.l0: cell.scores[score] for cell in cells if cell.coder == coder}
-            rows.append([coder, *(_number(its.get(l0)) for l0 in grid)])
-        parts += [f"### {title}", _table(["l0", *map(str, grid)], rows)]
+            rows.append([coder, *(number(its.get(l0)) for l0 in grid)])
+        parts += [f"### {title}", table(["l0", *map(str, grid)], rows)]
     middle = grid[len(grid) // 2]
     at = [cell for cell in cells if cell.l0 == middle]
     shares = [[c.coder, *(f"{100 * c.failures[label]:.0f} %" for label in LABELS), f"{c.scores['l0'].value:.2f}",
@@ -102,16 +110,25 @@ def _tier(about: str, cells: Sequence[Cell]) -> list[str]:
     return [
         *parts,
         f"### What becomes of the latents, at l0 = {middle}",
-        _table(["", *LABELS, "l0 measured", "s"], shares),
+        table(["", *LABELS, "l0 measured", "s"], shares),
     ]
 
 
+def _seeds(cells: Sequence[Cell]) -> str:
+    runs = {cell.coder: min(c.scores["f1"].n or 0 for c in cells if c.coder == cell.coder) for cell in cells}
+    counts = sorted(set(runs.values()))
+    later = (
+        " (the later ones were added when the intervals of the first were seen to be wide)" if len(counts) > 1 else ""
+    )
+    return "Seeds: " + "; ".join(f"{n} of {', '.join(c for c in runs if runs[c] == n)}" for n in counts) + later + "."
+
+
 def verdict(cells: Sequence[Cell]) -> str:
-    """Whether ours beats every rival at every l0 with intervals that do not overlap, in F1 and MCC."""
+    """Whether ours beats every coder that does not know the truth, with intervals that do not overlap, in F1 and MCC."""
     lost: list[str] = []
     told = 0
     for mine in (c for c in cells if c.coder == OURS):
-        for rival in (c for c in cells if c.coder in RIVALS and c.l0 == mine.l0):
+        for rival in (c for c in cells if c.coder not in (OURS, LIMIT) and c.l0 == mine.l0):
             for score in ("f1", "mcc"):
                 a, b = mine.scores[score], rival.scores[score]
                 told += 1
@@ -120,8 +137,10 @@ def verdict(cells: Sequence[Cell]) -> str:
     if not told:
         return ""
     if not lost:
-        return f"**{OURS} is above every mainline recipe, in F1 and MCC at every l0, and no intervals overlap** ({told} comparisons)."
-    return f"{OURS} is clearly above the mainline in {told - len(lost)} of {told} comparisons; not above: {'; '.join(lost)}."
+        return f"**{OURS} is above every other coder, in F1 and MCC at every l0, and no intervals overlap** ({told} comparisons)."
+    return (
+        f"{OURS} is clearly above the others in {told - len(lost)} of {told} comparisons; not above: {'; '.join(lost)}."
+    )
 
 
 def _sweeps(cells: Sequence[Cell]) -> list[str]:
@@ -135,11 +154,11 @@ def _sweeps(cells: Sequence[Cell]) -> list[str]:
         for coder in dict.fromkeys(cell.coder for cell in its):
             mine = {float(c.about.split()[1]): c for c in its if c.coder == coder}
             shown = [
-                f"{_number(mine[v].scores['latent_f1'])}; {_number(mine[v].scores['mcc'])}" if v in mine else "–"
+                f"{number(mine[v].scores['latent_f1'])}; {number(mine[v].scores['mcc'])}" if v in mine else "–"
                 for v in values
             ]
             rows.append([coder, *shown])
-        parts += [f"## Sweep: {name}", "F1 per latent; MCC.", _table([name, *(f"{v:g}" for v in values)], rows)]
+        parts += [f"## Sweep: {name}", "F1 per latent; MCC.", table([name, *(f"{v:g}" for v in values)], rows)]
     return parts
 
 
@@ -167,18 +186,23 @@ def figures(records: Sequence[Record]) -> list[Figure]:
 
 
 def _curves(cells: Sequence[Cell], score: str) -> Iterable[Series]:
-    for coder in dict.fromkeys(cell.coder for cell in cells):
+    for coder in [name for name in DRAWN if any(cell.coder == name for cell in cells)]:
         its = sorted((c for c in cells if c.coder == coder), key=lambda c: c.scores["l0"].value)
-        yield Series("line", coder, tuple(c.scores["l0"].value for c in its), tuple(c.scores[score].value for c in its))
+        x, found = tuple(c.scores["l0"].value for c in its), [c.scores[score] for c in its]
+        known = all(math.isfinite(m.low) for m in found)
+        ends = [tuple(getattr(m, end) for m in found) if known else () for end in ("low", "high")]
+        yield Series("line", coder, x, tuple(m.value for m in found), low=ends[0], high=ends[1])
 
 
-def _number(m: Measurement | None) -> str:
+def number(m: Measurement | None) -> str:
+    """Mean ± half width of the interval, where there is one."""
     if m is None:
         return "–"
     half = (m.high - m.low) / 2
     return f"{m.value:.3f} ± {half:.3f}" if math.isfinite(half) else f"{m.value:.3f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from ...records import to_json
 from ...store import files
 from .. import jobs
 from ..settings import DecodingBenchmark
-from . import arena
+from . import arena, real
 from .entrants import ENTRANTS, entrant
+from .published import beside
 from .report import cells_of, figures, markdown, verdict
-from .trials import swept, trials
+from .trials import ARENAS, swept, trials
 
 SLOWEST = ("pca", "ica", "dictionary", "random")
-"""Left out of the sizes above small: dense, or hours."""
+"""Left out of the sizes above medium: dense, or hours."""
 
 
 def run_decoding(config: DecodingBenchmark, out: Path, report: Path | None = None) -> dict[str, Any]:
@@ -38,18 +40,17 @@ def run_decoding(config: DecodingBenchmark, out: Path, report: Path | None = Non
     ]
     if config.sweeps:
         wanted += list(swept(config.coders or tuple(ENTRANTS), config.seeds, config.steps))
-    path = out / "trials.jsonl"
-    if config.only_done:
-        keys = {trial.key for trial in wanted}
-        records = [r for r in jobs.read(path) if r["key"] in keys]
-    else:
-        records = jobs.run(wanted, functools.partial(arena.measure, folder=out / "coders"), path, config.workers)
+    records = _records(config, wanted, functools.partial(arena.measure, folder=out / "coders"), out / "trials.jsonl")
+    known, section = _real(config, out)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    medium = beside([cell for cell in cells_of(records) if cell.about == "medium"])
     text = markdown(
-        records, _command(config, report), f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+        records, _command(config, report), machine, "\n\n".join(filter(None, [medium, section, _missing(config)]))
     )
     for place in [out / "report.md", *([report] if report is not None else [])]:
         files.write_text(place, text)
     files.write_text(out / "figures.json", to_json(figures(records), indent=1))
+    records = [*records, *known]
     broken = jobs.failed(records)
     sentences = [
         f"{len(records)} trials, {len(broken)} failed.",
@@ -60,18 +61,56 @@ def run_decoding(config: DecodingBenchmark, out: Path, report: Path | None = Non
         "run": str(out),
         "failed": [f"{r['about']} {r['coder']} l0 {r['l0']}: {r['error']}" for r in broken],
         "sentences": sentences,
+        "pictures": str(out / "figures.json"),
     }
+
+
+def _records(
+    config: DecodingBenchmark, wanted: Sequence[jobs.Job], measure: Callable[[Any], jobs.Record], path: Path
+) -> list[jobs.Record]:
+    """What was found, in the order of the trials; with `only_done`, what the file holds of it."""
+    if not config.only_done:
+        return jobs.run(wanted, measure, path, config.workers)
+    done = {r["key"]: r for r in jobs.read(path)}
+    return [done[trial.key] for trial in wanted if trial.key in done]
+
+
+def _real(config: DecodingBenchmark, out: Path) -> tuple[list[jobs.Record], str]:
+    """Trials on real networks, and their part of the report."""
+    wanted: list[real.RealTrial] = []
+    for host in config.hosts:
+        wanted += real.real_trials(host, config.coders or real.CODERS, config.seeds, config.steps)
+        if not config.only_done:
+            real.harvest_place(host, out / "activations" / host)
+    measure = functools.partial(real.measure_real, folder=out)
+    records = _records(config, wanted, measure, out / "real.jsonl") if wanted else []
+    return records, real.section(records, real.agreements(wanted, out))
 
 
 def _default(size: str) -> tuple[str, ...]:
     """Coders of a size: all of them, or those that are worth their time."""
-    return tuple(name for name in ENTRANTS if size in ("smoke", "small") or name not in SLOWEST)
+    return tuple(name for name in ENTRANTS if size in ("smoke", "small", "medium") or name not in SLOWEST)
 
 
 def _verdicts(config: DecodingBenchmark, records: list[jobs.Record]) -> list[str]:
     cells = cells_of(records)
     told = {size: verdict([c for c in cells if c.about == size]) for size in config.sizes}
     return [f"{size}: {text.replace('**', '')}" for size, text in told.items() if text]
+
+
+def _missing(config: DecodingBenchmark) -> str:
+    """What a reader must not take from the report."""
+    told = [
+        f"Not run here: {', '.join(size for size in ARENAS if size not in (*config.sizes, 'smoke'))} "
+        "(`--sizes`); the published world, full, wants a GPU.",
+        "Trained on about a million rows, not 2·10⁸. Learning rates of the mainline were chosen for that "
+        "([decoding-settings.md](decoding-settings.md)); longer training may close gaps or open them.",
+        "Intervals are over trainings on one world. Another world of the same law was used to choose settings, no other law: "
+        "in a flat world ours is behind ([decoding-settings.md](decoding-settings.md)).",
+    ]
+    told += [] if config.sweeps else ["No sweeps over load, correlation, exponent and hierarchy (`--sweeps`)."]
+    told += [] if config.hosts else ["No real activations (`--hosts minilm tinylm`)."]
+    return "\n".join(["## What this does not show", "", *(f"- {line}" for line in told)])
 
 
 def _command(config: DecodingBenchmark, report: Path | None) -> str:
@@ -82,5 +121,6 @@ def _command(config: DecodingBenchmark, report: Path | None) -> str:
     words += [f"--seeds {config.seeds}"]
     words += [f"--steps {config.steps}"] if config.steps is not None else []
     words += ["--sweeps"] if config.sweeps else []
+    words += [f"--hosts {' '.join(config.hosts)}"] if config.hosts else []
     words += ["--only-done  # the trials that were done when it was stopped"] if config.only_done else []
     return " ".join(words)

@@ -8,7 +8,7 @@ from ...worlds.tree import FULL, SMALL, TreeConfig
 from .arena import Trial
 from .entrants import ENTRANTS
 
-Tier = Literal["smoke", "small", "medium", "large"]
+Tier = Literal["smoke", "small", "medium", "large", "full"]
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,25 @@ class Arena:
 
 
 FLAT = TreeConfig(features=64, d=32, roots=0, rank=0, most=0.05, least=0.02)
+DENSE = TreeConfig(features=512, d=48, roots=4, most=0.2, least=0.001)
 MIDDLE = TreeConfig(features=256, d=64, roots=8, depth=2, most=0.2, least=0.003)
 ARENAS: dict[Tier, Arena] = {
     "smoke": Arena("64 independent features in 32 dimensions", FLAT, 64, (2,), 300, 512, 20_000),
     "small": Arena("64 independent features in 32 dimensions", FLAT, 64, (1, 2, 3, 4), 4000),
     "medium": Arena(
-        "2,048 features in trees and correlated, in 128 dimensions; 512 latents", SMALL, 512, (3, 4, 5, 6, 8), 20_000
+        "512 features in trees and correlated, in 48 dimensions; 128 latents", DENSE, 128, (1, 2, 3), 1000, rows=50_000
     ),
     "large": Arena(
+        "2,048 features in trees and correlated, in 128 dimensions; 512 latents", SMALL, 512, (3, 4, 5, 6, 8), 20_000
+    ),
+    "full": Arena(
         "16,384 features in trees and correlated, in 768 dimensions; 4,096 latents", FULL, 4096,
         (15, 20, 25, 30, 35, 40, 45), 195_312, rows=500_000,
     ),
 }  # fmt: skip
-"""The small one is a sanity check; the medium one asks what the published world asks, for processors; the large one is that world,
-for a GPU."""
+"""The small one is a sanity check. Medium and large ask what the published world asks, for processors: as many latents per
+feature (a quarter), as many dimensions as sparse recovery needs (l0·ln(features/l0)/d is .28), the target from about half
+of what the latents' features add up to, to almost twice that. Full is the published world, for a GPU."""
 SWEPT = Arena(
     "256 features in trees and correlated, in 64 dimensions; 128 latents", MIDDLE, 128, (4,), 4000, rows=100_000
 )
