@@ -174,7 +174,6 @@ def test_rows_are_what_the_file_wants(folder):
         ({"activation_fn": "topk", "activation_fn_kwargs": 3}, CorruptError, "activation_fn_kwargs"),
         ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 99}}, CorruptError, "99 of 32"),
         ({"architecture": "skip_transcoder"}, CorruptError, "missing 'W_skip'"),
-        ({"architecture": "jumprelu_transcoder"}, ModelError, "is a transcoder"),
     ],
 )
 def test_a_config_that_makes_no_sense(folder, changes, error, says):

@@ -42,6 +42,12 @@ def same(sae, codes: Tensor, expected: Tensor, l0: int | None = None) -> None:
     assert not any(p.requires_grad for p in sae.parameters())
 
 
+def writes(sae, expected: Tensor) -> None:
+    """A transcoder, with its skip connection."""
+    assert sae.config.target is not None
+    torch.testing.assert_close(sae.write(X, sae.encode(X)), expected, rtol=1e-4, atol=1e-4)
+
+
 # ---- sparsify
 
 
@@ -89,7 +95,6 @@ def test_what_is_written_for_sparsify_follows_its_formula(tmp_path, perturbed):
     [
         ({"activation": "groupmax"}, ModelError, "groupmax"),
         ({"signed": True}, ModelError, "signed"),
-        ({"transcode": True}, ModelError, "a transcoder: 20 latents read 6 units"),
         ({"num_latents": K + 1}, CorruptError, "21, 6. latents and units"),
         ({"d_in": D + 1}, CorruptError, "20, 7. latents and units"),
         ({"k": 0}, CorruptError, "k = 0"),
@@ -100,6 +105,14 @@ def test_what_is_written_for_sparsify_follows_its_formula(tmp_path, perturbed):
 def test_sparsify_that_ours_cannot_hold(tmp_path, changes, error, says):
     with pytest.raises(error, match=says):
         formats.load(sparsify(tmp_path / "sae", changes))
+
+
+def test_transcoders_of_sparsify(tmp_path):
+    skip = draw(D, D, name="skip")
+    codes = top(relu(linear(X, E, B)))
+    writes(formats.load(sparsify(tmp_path / "a", {"transcode": True})), codes @ F.T + C)
+    both = sparsify(tmp_path / "b", {"transcode": True, "skip_connection": True}, W_skip=skip)
+    writes(formats.load(both), codes @ F.T + C + X @ skip.T)
 
 
 # ---- Gemma Scope
@@ -125,9 +138,9 @@ def test_gemma_scope_2(tmp_path, as_file):
     save_file(tensors, tmp_path / "params.safetensors")
     (tmp_path / "config.json").write_text('{"architecture": "jump_relu"}')
     same(formats.load(tmp_path / "params.safetensors" if as_file else tmp_path), gemma_codes(), gemma_codes() @ F.T + C)
-    save_file(tensors | {"affine_skip_connection": torch.eye(D)}, tmp_path / "params.safetensors")
-    with pytest.raises(ModelError, match="a transcoder with skip connection"):
-        formats.load(tmp_path)
+    skip = draw(D, D, name="skip")  # [d_in, d_out]
+    save_file(tensors | {"affine_skip_connection": skip}, tmp_path / "params.safetensors")
+    writes(formats.load(tmp_path), gemma_codes() @ F.T + C + X @ skip)
 
 
 # ---- circuit-tracer
@@ -137,13 +150,11 @@ def test_circuit_tracer_is_recognized(tmp_path):
     tensors = {"W_enc": E, "W_dec": F.T.contiguous(), "b_enc": B, "b_dec": C}
     (tmp_path / "config.yaml").write_text("model_kind: transcoder_set\n")
     save_file(tensors, tmp_path / "layer_0.safetensors")
-    with pytest.raises(ModelError, match="is a transcoder: 20 latents read 6 units and write 6"):
-        formats.load(tmp_path)
+    writes(formats.load(tmp_path), relu(linear(X, E, B)) @ F.T + C)
     save_file(tensors | {"W_skip": torch.eye(D)}, tmp_path / "layer_1.safetensors")
     with pytest.raises(PathError, match=r"(?s)holds 2 transcoders.*layer_0"):
         formats.load(tmp_path)
-    with pytest.raises(ModelError, match="with skip connection"):
-        formats.load(tmp_path / "layer_1.safetensors")
+    writes(formats.load(tmp_path / "layer_1.safetensors"), relu(linear(X, E, B)) @ F.T + C + X)
     (tmp_path / "clt").mkdir()
     save_file({"W_enc_0": E}, tmp_path / "clt" / "W_enc_0.safetensors")
     with pytest.raises(ModelError, match="cross-layer"):

@@ -95,7 +95,7 @@ def step_from(state: Path, cases: dict[str, SAEConfig], config: TrainConfig, sha
 
 def calibration() -> Calibration:
     sample = torch.cat([draw(i) for i in range(8)])
-    return Calibration(sample.mean(0), 1.0, "data", sample)
+    return Calibration(sample.mean(0), (1.0,), "data", sample)
 
 
 def train_all(

@@ -50,12 +50,6 @@ class DecodeConfig:
     """A run folder, or a folder of harvested shards."""
     site: str
     """Which of its sites to decode."""
-    target_site: str | None = None
-    """Another site of the same shards, to be written from the first (transcoder); none: the site is written again."""
-    skip: bool = False
-    """Let a plain matrix help the transcoder, so that latents explain only what is not linear."""
-    cross_sites: tuple[str, ...] = ()
-    """More sites of the same shards, decoded together with the first by one code (crosscoder)."""
     l0: tuple[int, ...] = (32,)
     """Active latents per token; several numbers train several autoencoders on one pass over the data."""
     latents: int | None = None
@@ -70,6 +64,12 @@ class DecodeConfig:
     """Use the atoms as encoder, too."""
     refinements: int = 0
     """How often the encoder looks again at what its codes leave over; other tools cannot read such an encoder."""
+    target_site: str | None = None
+    """Another site of the same shards, to be written from the first (transcoder); none: the site is written again."""
+    skip: bool = False
+    """Let a plain matrix help the transcoder, so that latents explain only what is not linear."""
+    cross_sites: tuple[str, ...] = ()
+    """More sites of the same shards, decoded together with the first by one code (crosscoder)."""
     steps: int = 600
     """Training steps."""
     batch: int = 4096
