@@ -50,15 +50,6 @@ class Pairs:
         return self.above() if self.forced is None else self.above() | self.forced
 
 
-@dataclass(frozen=True)
-class Picked:
-    """Index pairs, sorted by row, and the cut."""
-
-    rows: Int[Tensor, " nnz"]
-    latents: Int[Tensor, " nnz"]
-    cut: Float[Tensor, ""] | Float[Tensor, " nnz"]
-
-
 class Activation:
     """What an activation may differ in; the defaults are those of relu."""
 
@@ -66,16 +57,18 @@ class Activation:
     """Parameters of its own, one number per latent, with their initial values."""
     tracked: dict[str, float] = {}  # noqa: RUF012
     """Numbers per latent that are measured, not learned."""
-    rowwise = True
-    """Whether rows are chosen independently, so that they can be chosen in blocks."""
     steered = False
     """Whether the weight of its penalty is steered to the target l0."""
     offset: str | None = None
     """The tensor, subtracted from or added to z, that decides how often a latent fires; None if nothing has to."""
 
-    def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
-        """Candidates of a training step; entries of infinity have to be among them."""
+    def rule(self, sae: Weights, rows: int) -> sparse.Rule:
+        """Which pairs take part in a training step."""
         raise NotImplementedError
+
+    def cut(self, sae: Weights, found: sparse.Found, rows: int) -> Float[Tensor, ""] | Float[Tensor, " nnz"]:
+        """Above it a pair is active by itself: zero, if nothing else is said."""
+        return found.z.new_zeros(())
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """Codes of the candidates, zero for inactive ones, with the gradients that replace those of the jumps."""
@@ -100,10 +93,9 @@ class ReLU(Activation):
     steered = True
     offset = "b_enc"
 
-    def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
+    def rule(self, sae: Weights, rows: int) -> sparse.Rule:
         """Positive pre-activations, and those that reach for zero."""
-        rows, latents = (z > -_reach(sae)).nonzero(as_tuple=True)
-        return Picked(rows, latents, z.new_zeros(()))
+        return sparse.Above(sae.b_enc.new_tensor(-_reach(sae)))
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """ReLU, smoothed where pairs that are not positive take part."""
@@ -117,12 +109,14 @@ class ReLU(Activation):
 class TopK(Activation):
     """A fixed number of latents per row."""
 
-    def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
+    def rule(self, sae: Weights, rows: int) -> sparse.Rule:
         """The largest of every row."""
-        values, indices = sparse.rowwise_top(z, _candidates(sae))
-        rows = torch.arange(len(z), device=z.device).repeat_interleave(values.shape[1])
-        smallest = values.topk(round(sae.budget), dim=1).values[:, -1:]
-        return Picked(rows, indices.reshape(-1), _below(smallest).expand_as(values).reshape(-1))
+        return sparse.PerRow(_candidates(sae))
+
+    def cut(self, sae: Weights, found: sparse.Found, rows: int) -> Float[Tensor, " nnz"]:
+        """Just below the smallest that has a place in its row."""
+        values = found.priority.view(rows, -1)
+        return _below(_smallest(values, round(sae.budget))).expand_as(values).reshape(-1)
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """What is above the cut of its row."""
@@ -138,13 +132,14 @@ class BatchTopK(Activation):
     """A fixed number of latents per batch, so that rich rows get more than poor ones; a threshold when deployed."""
 
     tracked = {"threshold": 0.0}  # noqa: RUF012
-    rowwise = False
 
-    def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
+    def rule(self, sae: Weights, rows: int) -> sparse.Rule:
         """The largest of the batch."""
-        flat = sparse.overall_top(z, _candidates(sae, len(z)))
-        smallest = z.view(-1)[flat].topk(round(sae.budget * len(z))).values[-1]
-        return Picked(flat // z.shape[1], flat % z.shape[1], _below(smallest))
+        return sparse.PerBatch(_candidates(sae, rows))
+
+    def cut(self, sae: Weights, found: sparse.Found, rows: int) -> Float[Tensor, ""]:
+        """Just below the smallest that has a place in the batch."""
+        return _below(_smallest(found.priority.view(1, -1), round(sae.budget * rows))).view(())
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """What is above the cut of the batch."""
@@ -160,14 +155,16 @@ class JumpReLU(BatchTopK):
 
     learned = {"threshold": 0.0}  # noqa: RUF012
     tracked = {}  # noqa: RUF012
-    rowwise = True
     steered = True
     offset = "threshold"
 
-    def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
+    def rule(self, sae: Weights, rows: int) -> sparse.Rule:
         """What is above its threshold, or near enough to move it."""
-        rows, latents = (z > sae.threshold - sae.config.kernel / 2).nonzero(as_tuple=True)
-        return Picked(rows, latents, sae.threshold.detach()[latents])
+        return sparse.Above(sae.threshold.detach() - sae.config.kernel / 2)
+
+    def cut(self, sae: Weights, found: sparse.Found, rows: int) -> Float[Tensor, " nnz"]:
+        """The thresholds."""
+        return sae.threshold.detach()[found.latents]
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """What is above its threshold, which learns from what is near."""
@@ -245,6 +242,13 @@ def _candidates(sae: Weights, rows: int = 1) -> int:
     """Pairs to look at where their number is fixed: with straight-through, as many again as are active."""
     active = round(sae.budget * rows)
     return min(2 * active, sae.config.width * rows) if sae.config.rescue == "straight_through" else active
+
+
+def _smallest(values: Float[Tensor, "n s"], count: int) -> Float[Tensor, "n 1"]:
+    """The count-th largest of every row."""
+    if count == values.shape[1]:
+        return values.amin(1, keepdim=True)
+    return values.topk(count, dim=1).values[:, -1:]
 
 
 def _below(smallest: Tensor) -> Tensor:

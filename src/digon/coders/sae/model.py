@@ -3,10 +3,9 @@
     z = (x − b_dec) W_encᵀ + b_enc,   f = codes of the z that the activation chooses,   x̂ = f W_dec + b_dec
 
 Atoms have unit norm. A training step looks at all pre-activations once, without gradient, to find the pairs (row,
-latent) that take part; everything after that touches only those.
+latent) that take part (`coders.sparse.search`); everything after that touches only those.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +51,8 @@ class SAE(Weights):
 
     def __init__(self, config: SAEConfig) -> None:
         super().__init__(config)
+        self.precision: sparse.Precision = "float32"
+        """Of the products that a training pass compares."""
         self.activation = ACTIVATIONS[config.activation]
         for name, value in self.activation.learned.items():
             self.register_parameter(name, nn.Parameter(torch.full((config.width,), value)))
@@ -93,14 +94,15 @@ class SAE(Weights):
         `eligible` latents are active at least on the row where their pre-activation is largest.
         """
         with torch.no_grad():
-            found, rows, latents, cut, forced = self._select(x, eligible)
+            centered = x - self.b_dec
+            rule = self.activation.rule(self, len(x))
+            found = sparse.search(centered, self.W_enc, self.b_enc, rule, eligible, self.precision)
             if prefixes is not None:
-                order = prefixes.order(rows, latents)
-                found, rows, latents = found[order], rows[order], latents[order]
-                cut = cut[order] if cut.ndim else cut
-                forced = None if forced is None else forced[order]
-        support = sparse.Support.of(rows, latents, len(x), self.config.width)
-        z = sparse.encode(found, x, (self.W_enc, self.b_enc, self.b_dec), support)
+                found = found.take(prefixes.order(found.rows, found.latents))
+            cut = self.activation.cut(self, found, len(x))
+            forced = None if found.marked is None else found.marked & (found.z <= cut)
+        support = sparse.Support.of(found.rows, found.latents, len(x), self.config.width)
+        z = sparse.encode(found.z, centered, (self.W_enc, self.b_enc, self.b_dec), support)
         pairs = Pairs(z, cut, forced, support)
         values = self.activation.codes(self, pairs)
         if prefixes is None:
@@ -171,37 +173,6 @@ class SAE(Weights):
 
     def _blocks(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split(max(BLOCK // self.config.width, 256))
-
-    def _select(self, x: Tensor, eligible: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """Pre-activations, rows and latents of the pairs that take part, the cut, and which pairs are forced."""
-        if self.activation.rowwise and eligible is None:
-            parts = [self._pick(z, start) for start, z in self._z_by_block(x)]
-            found, rows, latents, cuts = ([part[i] for part in parts] for i in range(4))
-            cut = torch.cat(cuts) if cuts[0].ndim else cuts[0]
-            return torch.cat(found), torch.cat(rows), torch.cat(latents), cut, None
-        z = x.new_empty(len(x), self.config.width)
-        for rows, into in zip(self._blocks(x), self._blocks(z), strict=True):
-            torch.addmm(self.b_enc, rows - self.b_dec, self.W_enc.T, out=into)
-        if eligible is None:
-            return *self._pick(z, 0), None
-        best, strongest = z.max(0)
-        # An entry of infinity is chosen by every activation.
-        z.scatter_(0, strongest[None, :], torch.where(eligible, torch.inf, best)[None, :])
-        picked = self.activation.pick(self, z)
-        found = z[picked.rows, picked.latents]
-        marked = found.isinf()
-        found = torch.where(marked, best[picked.latents], found)
-        return found, picked.rows, picked.latents, picked.cut, marked & (found <= picked.cut)
-
-    def _z_by_block(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        start = 0
-        for rows in self._blocks(x):
-            yield start, self.preactivations(rows)
-            start += len(rows)
-
-    def _pick(self, z: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        picked = self.activation.pick(self, z)
-        return z[picked.rows, picked.latents], picked.rows + start, picked.latents, picked.cut
 
 
 def check_l0(config: SAEConfig) -> None:

@@ -15,6 +15,7 @@ from ..sae.revival import auxiliary_loss, eligible, resample
 from .batches import Calibration
 from .config import TrainConfig, budget, learning_rate
 from .control import Controller
+from .step import update
 
 REFRESH = 16
 """Steps between two looks at which latents are dead: the host has to wait for the length of that list."""
@@ -33,6 +34,7 @@ class Trainer:
         device = data.center.device
         self.sae = SAE(sae_config).to(device)
         self.sae.b_dec.data.copy_(self.center)
+        self.sae.precision = config.precision
         self.sae.budget = budget(0, self.sae.target_l0, sae_config.width, config)
         self.sae.balance(data.sample[:BALANCE_ROWS])
         groups = [{"params": [p], "pace": self._pace(name)} for name, p in self.sae.named_parameters()]
@@ -53,7 +55,7 @@ class Trainer:
         """One step on a batch of raw activations.
 
         Nothing here waits for the device, except every `REFRESH` steps, and for the number of pairs where the
-        activation does not fix it (relu, jumprelu, gated).
+        activation does not fix it (relu, jumprelu, gated) or latents are forced.
         """
         sae, config = self.sae, self.config
         x = batch.to(self.center) / self.scale
@@ -64,12 +66,9 @@ class Trainer:
         result = sae(x, forced, Prefixes.of(sae.config, self.step, self.frequency))
         self.optimizer.zero_grad()
         self._loss(x, result).backward()
-        sae.free_gradient()
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = group["pace"] * learning_rate(self.step, sae.config.width, config)
-        self.optimizer.step()
-        sae.constrain()
+        update(sae, self.optimizer, config.clip)
         self._count(x, result)
         if (
             sae.config.rescue == "resample"

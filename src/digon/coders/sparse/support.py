@@ -1,14 +1,15 @@
 """Products with sparse codes that never multiply by a zero, forward and backward.
 
 A `Support` lists the pairs (row, latent) that may be active, once by row and once by latent. Every product is then a
-weighted sum of table rows, which torch calls an embedding bag:
+weighted sum of table rows (torch calls that an embedding bag) or a dot product per pair:
 
-    decode               x̂_b    = Σ_{j ∈ b} f_bj W_dec,j
+    decode               x̂_b     = Σ_{j ∈ b} f_bj W_dec,j
+    code gradient        ∂f_bj    = g_b · W_dec,j
     decoder gradient     ∂W_dec,j = Σ_{b ∈ j} f_bj g_b
     encoder gradient     ∂W_enc,j = Σ_{b ∈ j} δ_bj (x_b − b_dec)
 
 Each sum runs over one bag in a fixed order, so results are bit-equal from run to run; scattered additions are not on a
-GPU. A step costs the dense product that finds the support and little else.
+GPU. On processors compiled loops do the same.
 """
 
 from dataclasses import dataclass, replace
@@ -18,6 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+from .engine import compiled
+from .order import stable_order
 
 
 @dataclass(frozen=True)
@@ -33,27 +37,21 @@ class Support:
     @classmethod
     def of(cls, rows: Int[Tensor, " nnz"], latents: Int[Tensor, " nnz"], n: int, width: int) -> "Support":
         """Index pairs that come sorted by row."""
-        ordered, by_latent = torch.sort(latents, stable=True)
-        count = lambda k: torch.arange(k, device=rows.device)  # noqa: E731
-        starts = torch.searchsorted(rows, count(n))
-        return cls(rows, latents, starts, by_latent, torch.searchsorted(ordered, count(width)))
+        starts = torch.searchsorted(rows, torch.arange(n, device=rows.device))
+        return cls(rows, latents, starts, *stable_order(latents, width))
 
     def sum_by_row(self, values: Float[Tensor, " nnz"], table: Float[Tensor, "k d"]) -> Float[Tensor, "n d"]:
-        """Row b gets Σ_j values_bj · table_j."""
-        return F.embedding_bag(self.latents, table, self.row_starts, mode="sum", per_sample_weights=values)
+        """Row b gets Σ_j values_bj · table_j. Differentiable in values on a GPU only; see `decode`."""
+        return _bag_sums(values, self.latents, self.row_starts, table)
 
     def sum_by_latent(self, values: Float[Tensor, " nnz"], table: Float[Tensor, "n d"]) -> Float[Tensor, "k d"]:
         """Latent j gets Σ_b values_bj · table_b."""
-        return F.embedding_bag(
-            self.rows[self.by_latent],
-            table,
-            self.latent_starts,
-            mode="sum",
-            per_sample_weights=values[self.by_latent],
-        )
+        return _bag_sums(values[self.by_latent], self.rows[self.by_latent], self.latent_starts, table)
 
     def total_by_latent(self, values: Float[Tensor, " nnz"]) -> Float[Tensor, " k"]:
         """Latent j gets Σ_b values_bj."""
+        if compiled(values):
+            return values.new_zeros(len(self.latent_starts)).index_add_(0, self.latents, values)
         return self.sum_by_latent(values, values.new_ones(len(self.row_starts), 1)).squeeze(1)
 
     def split(self, part: Int[Tensor, " k"], parts: int) -> "Support":
@@ -66,20 +64,37 @@ class Support:
         return replace(self, rows=rows, row_starts=torch.searchsorted(rows, starts))
 
 
+def _bag_sums(values: Tensor, members: Tensor, starts: Tensor, table: Tensor) -> Tensor:
+    """Weighted sums of table rows over bags of places; on processors without a gradient."""
+    if not compiled(values, table):
+        return F.embedding_bag(members, table, starts, mode="sum", per_sample_weights=values)
+    from . import blocks
+
+    out = table.new_empty(len(starts), table.shape[1])
+    given = (values.detach().contiguous(), members, starts, table.detach().contiguous(), out)
+    blocks.sums(*(t.numpy() for t in given))
+    return out
+
+
 def decode(values: Float[Tensor, " nnz"], atoms: Float[Tensor, "k d"], support: Support) -> Float[Tensor, "n d"]:
     """Σ_j f_j W_dec,j per row, differentiable in values and atoms."""
+    if compiled(values, atoms):
+        return _Decode.apply(values, atoms, support)  # type: ignore[no-any-return]
     mixed = support.sum_by_row(values, atoms.detach())
     return _AtomGradient.apply(mixed, values.detach(), atoms, support)  # type: ignore[no-any-return]
 
 
 def encode(
     preactivations: Float[Tensor, " nnz"],
-    x: Float[Tensor, "n d"],
+    centered: Float[Tensor, "n d"],
     weights: tuple[Float[Tensor, "k d"], Float[Tensor, " k"], Float[Tensor, " d"]],
     support: Support,
 ) -> Float[Tensor, " nnz"]:
-    """Give known values of (x − b_dec)·W_enc,j + b_enc,j their gradient in W_enc, b_enc and b_dec (not in x)."""
-    return _EncoderGradient.apply(preactivations, x, *weights, support)  # type: ignore[no-any-return]
+    """Give known values of centered·W_enc,j + b_enc,j their gradient in W_enc, b_enc and b_dec (not in x).
+
+    `centered` is x − b_dec.
+    """
+    return _EncoderGradient.apply(preactivations, centered, *weights, support)  # type: ignore[no-any-return]
 
 
 def spread(per_latent: Float[Tensor, " k"], support: Support) -> Float[Tensor, " nnz"]:
@@ -96,6 +111,29 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return ctx.support.total_by_latent(grad), None
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, atoms: Tensor, support: Support) -> Tensor:
+        ctx.save_for_backward(values, atoms)
+        ctx.support = support
+        return support.sum_by_row(values, atoms)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        values, atoms = ctx.saved_tensors
+        support, wanted, grad = ctx.support, ctx.needs_input_grad, grad.contiguous()
+        to_atoms = support.sum_by_latent(values, grad) if wanted[1] else None
+        return (_dots(grad, atoms, support) if wanted[0] else None), to_atoms, None
+
+
+def _dots(by_row: Tensor, by_latent: Tensor, support: Support) -> Tensor:
+    """Every pair gets by_row_b · by_latent_j; compiled."""
+    from . import blocks
+
+    given = (by_row, support.rows, by_latent.detach().contiguous(), support.latents)
+    return torch.from_numpy(blocks.dots(*(t.numpy() for t in given)))
 
 
 class _AtomGradient(torch.autograd.Function):
@@ -115,53 +153,14 @@ class _AtomGradient(torch.autograd.Function):
 class _EncoderGradient(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, found: Tensor, x: Tensor, w_enc: Tensor, b_enc: Tensor, b_dec: Tensor, support: Support
+        ctx: Any, found: Tensor, centered: Tensor, w_enc: Tensor, b_enc: Tensor, b_dec: Tensor, support: Support
     ) -> Tensor:
-        ctx.save_for_backward(x, w_enc, b_dec)
+        ctx.save_for_backward(centered, w_enc)
         ctx.support = support
         return found.view_as(found)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, w_enc, b_dec = ctx.saved_tensors
+        centered, w_enc = ctx.saved_tensors
         per_latent = ctx.support.total_by_latent(grad)
-        to_weights = ctx.support.sum_by_latent(grad, x) - torch.outer(per_latent, b_dec)
-        return None, None, to_weights, per_latent, -(per_latent @ w_enc), None
-
-
-def rowwise_top(z: Float[Tensor, "n k"], count: int) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]]:
-    """The `count` largest entries of every row, in any order: `topk`, several times faster.
-
-    An entry among the largest lies in one of the `count` groups with the largest maxima, so only those are searched.
-    """
-    n, width = z.shape
-    size = _group_size(width, count)
-    if size == 1:
-        return z.topk(count, dim=1, sorted=False)
-    groups = width // size
-    best = z.view(n, size, groups).amax(1).topk(count, dim=1, sorted=False).indices
-    members = torch.arange(0, width, groups, device=z.device)
-    candidates = (best[:, None, :] + members[None, :, None]).view(n, size * count)
-    values, order = z.gather(1, candidates).topk(count, dim=1, sorted=False)
-    return values, candidates.gather(1, order)
-
-
-def overall_top(z: Float[Tensor, "n k"], count: int) -> Int[Tensor, " count"]:
-    """Flat indices, ascending, of the `count` largest entries of the whole matrix."""
-    flat = z.reshape(-1)
-    size = _group_size(len(flat), count)
-    if size == 1:
-        return flat.topk(count, sorted=False).indices.sort().values
-    groups = len(flat) // size
-    table = flat.view(size, groups)
-    best = table.amax(0).topk(count, sorted=False).indices
-    order = table[:, best].reshape(-1).topk(count, sorted=False).indices
-    return ((order // count) * groups + best[order % count]).sort().values
-
-
-def _group_size(length: int, count: int) -> int:
-    # Searching length/size maxima and then count·size candidates is cheapest at size = √(length/count).
-    for size in (16, 8, 4, 2):
-        if length % size == 0 and size * size <= 2 * length // count and length // size >= count:
-            return size
-    return 1
+        return None, None, ctx.support.sum_by_latent(grad, centered), per_latent, -(per_latent @ w_enc), None
