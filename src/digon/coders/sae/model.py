@@ -36,6 +36,8 @@ class Pass:
     pairs: Pairs
     nested: Float[Tensor, "n p d"]
     """Reconstruction from every prefix of the latents, the last of them all."""
+    error: Float[Tensor, ""]
+    """Mean squared error over rows, units and prefixes."""
 
     @property
     def support(self) -> sparse.Support:
@@ -106,10 +108,10 @@ class SAE(Weights):
         pairs = Pairs(z, cut, forced, support)
         values = self.activation.codes(self, pairs)
         if prefixes is None:
-            reconstruction = sparse.decode(values, self.W_dec, support) + self.b_dec
-            return Pass(reconstruction, values, pairs, reconstruction[:, None])
+            reconstruction, error = sparse.rebuild(values, self.W_dec, self.b_dec, x, support)
+            return Pass(reconstruction, values, pairs, reconstruction[:, None], error)
         nested = prefixes.decode(values, self.W_dec, support) + self.b_dec
-        return Pass(nested[:, -1], values, pairs, nested)
+        return Pass(nested[:, -1], values, pairs, nested, (nested - x[:, None]).square().mean())
 
     @torch.no_grad()
     def balance(self, x: Float[Tensor, "n d"], latents: Int[Tensor, " m"] | None = None) -> None:

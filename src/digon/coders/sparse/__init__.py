@@ -23,6 +23,7 @@ from .rules import scan
 from .support import Support as Support
 from .support import decode as decode
 from .support import encode as encode
+from .support import rebuild as rebuild
 from .support import spread as spread
 from .top import overall_top as overall_top
 from .top import rowwise_top as rowwise_top

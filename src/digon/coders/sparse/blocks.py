@@ -236,10 +236,22 @@ def dots(a: np.ndarray, rows: np.ndarray, table: np.ndarray, latents: np.ndarray
 
 def sums(values: np.ndarray, members: np.ndarray, starts: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
     """Weighted sums of table rows over bags."""
-    # Bags differ in size: spans of bags that hold about equally many pairs.
-    ends = [int(np.searchsorted(starts, last)) for _, last in _parts(len(members))[:-1]]
-    edges = [0, *ends, len(starts)]
-    share(lambda span: kernel.sums(values, members, starts, table, span, out), list(pairwise(edges)))
+    share(lambda span: kernel.sums(values, members, starts, table, span, out), _even(starts, len(members)))
+
+
+def rebuild(
+    pairs: tuple[np.ndarray, ...], atoms: np.ndarray, base: np.ndarray, x: np.ndarray, out: tuple[np.ndarray, ...]
+) -> np.ndarray:
+    """Fill rows and what they miss (see `kernel.rebuild`); returns the products with atoms."""
+    products = np.empty(len(pairs[0]), np.float32)
+    share(lambda span: kernel.rebuild(pairs, atoms, base, x, span, out, products), _even(pairs[2], len(pairs[0])))
+    return products
+
+
+def _even(starts: np.ndarray, pairs: int) -> list[tuple[int, int]]:
+    """Spans of bags that hold about equally many pairs."""
+    ends = [int(np.searchsorted(starts, last)) for _, last in _parts(pairs)[:-1]]
+    return list(pairwise([0, *ends, len(starts)]))
 
 
 def _parts(length: int) -> list[tuple[int, int]]:

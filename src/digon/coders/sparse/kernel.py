@@ -172,23 +172,35 @@ def largest_of_rows(c, fine, groups, values, latents):
         some = _candidates(c, row, width, level, found, size)
         while some > 0 and found[some - 1] >= k:  # columns that only fill up
             some -= 1
+        if c.slack == 0 and not c.exact:  # the coarse ones decide
+            some = _largest(size, found, some, count, keys)
         if not c.exact:
             for i in range(some):
                 if i + 2 < some:
                     _fetch(table, found[i + 2] * d, d)
                 size[i] = dot(x, row * d, table, found[i] * d, d) + fine.bias[found[i]]
-        for i in range(some):
-            keys[i] = rank(size[i])
-        cut, above = kth(keys, some, count), 0
-        for i in range(some):
-            above += rank(size[i]) > cut
-        ties, at = count - above, 0
-        for i in range(some):
-            key = rank(size[i])
-            if key > cut or (key == cut and ties > 0):
-                ties -= key == cut
-                values[row, at], latents[row, at] = size[i], found[i]
-                at += 1
+        _largest(size, found, some, count, keys)
+        for i in range(count):
+            values[row, i], latents[row, i] = size[i], found[i]
+
+
+@kernel
+@no_type_check
+def _largest(size, found, some, count, keys):
+    """Keep the largest of the first `some`, in their order; of equal ones the first."""
+    for i in range(some):
+        keys[i] = rank(size[i])
+    cut, above = kth(keys, some, count), 0
+    for i in range(some):
+        above += rank(size[i]) > cut
+    ties, at = count - above, 0
+    for i in range(some):
+        key = rank(size[i])
+        if key > cut or (key == cut and ties > 0):
+            ties -= key == cut
+            size[at], found[at] = size[i], found[i]
+            at += 1
+    return count
 
 
 @kernel
@@ -293,6 +305,27 @@ def sums(values, members, starts, table, span, out):
                 store(target, c, fused(va, load(flat, a + c), load(target, c)))
             for c in range(whole, d):
                 target[c] += values[p] * flat[a + c]
+
+
+@kernel
+@no_type_check
+def rebuild(pairs, atoms, base, x, span, out, products):
+    """Rows Σ values_p · atom_p + base, less x, and their products with every atom of theirs.
+
+    `pairs`: values, latents, first places of rows. `out`: the rows, what is too much in them, and its squares.
+    """
+    values, latents, starts = pairs
+    rows, missing, squares = out
+    d, flat = atoms.shape[1], atoms.reshape(-1)
+    for i in range(span[0], span[1]):
+        sums(values, latents, starts, atoms, (i, i + 1), rows)
+        row, miss = rows[i], missing[i]
+        for c in range(d):
+            row[c] += base[c]
+            miss[c] = row[c] - x[i, c]
+        for p in range(starts[i], starts[i + 1] if i + 1 < len(starts) else len(latents)):
+            products[p] = dot(miss, 0, flat, latents[p] * d, d)
+        squares[i] = dot(miss, 0, miss, 0, d)
 
 
 @kernel

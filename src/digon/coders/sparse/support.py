@@ -13,6 +13,7 @@ GPU. On processors compiled loops do the same.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,13 +41,18 @@ class Support:
         starts = torch.searchsorted(rows, torch.arange(n, device=rows.device))
         return cls(rows, latents, starts, *stable_order(latents, width))
 
+    @cached_property
+    def rows_by_latent(self) -> Int[Tensor, " nnz"]:
+        """Rows of the pairs in the order of their latents."""
+        return self.rows[self.by_latent]
+
     def sum_by_row(self, values: Float[Tensor, " nnz"], table: Float[Tensor, "k d"]) -> Float[Tensor, "n d"]:
         """Row b gets Σ_j values_bj · table_j. Differentiable in values on a GPU only; see `decode`."""
         return _bag_sums(values, self.latents, self.row_starts, table)
 
     def sum_by_latent(self, values: Float[Tensor, " nnz"], table: Float[Tensor, "n d"]) -> Float[Tensor, "k d"]:
         """Latent j gets Σ_b values_bj · table_b."""
-        return _bag_sums(values[self.by_latent], self.rows[self.by_latent], self.latent_starts, table)
+        return _bag_sums(values[self.by_latent], self.rows_by_latent, self.latent_starts, table)
 
     def total_by_latent(self, values: Float[Tensor, " nnz"]) -> Float[Tensor, " k"]:
         """Latent j gets Σ_b values_bj."""
@@ -82,6 +88,23 @@ def decode(values: Float[Tensor, " nnz"], atoms: Float[Tensor, "k d"], support: 
         return _Decode.apply(values, atoms, support)  # type: ignore[no-any-return]
     mixed = support.sum_by_row(values, atoms.detach())
     return _AtomGradient.apply(mixed, values.detach(), atoms, support)  # type: ignore[no-any-return]
+
+
+def rebuild(
+    values: Float[Tensor, " nnz"],
+    atoms: Float[Tensor, "k d"],
+    base: Float[Tensor, " d"],
+    x: Float[Tensor, "n d"],
+    support: Support,
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, ""]]:
+    """Σ_j f_j W_dec,j + base per row, and its mean squared error; differentiable in values, atoms and base.
+
+    Compiled, each row's atoms are read once for the row and for the gradient of its codes.
+    """
+    if compiled(values, atoms, base, x):
+        return _Rebuild.apply(values, atoms, base, x, support)  # type: ignore[no-any-return]
+    rows = decode(values, atoms, support) + base
+    return rows, (rows - x).square().mean()
 
 
 def encode(
@@ -126,6 +149,36 @@ class _Decode(torch.autograd.Function):
         support, wanted, grad = ctx.support, ctx.needs_input_grad, grad.contiguous()
         to_atoms = support.sum_by_latent(values, grad) if wanted[1] else None
         return (_dots(grad, atoms, support) if wanted[0] else None), to_atoms, None
+
+
+class _Rebuild(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, atoms: Tensor, base: Tensor, x: Tensor, support: Support
+    ) -> tuple[Tensor, Tensor]:
+        from . import blocks
+
+        rows, missing, squares = torch.empty_like(x), torch.empty_like(x), x.new_empty(len(x))
+        given = (t.detach().contiguous() for t in (values, support.latents, support.row_starts, atoms, base, x))
+        v, latents, starts, *tables = (t.numpy() for t in given)
+        out = (rows.numpy(), missing.numpy(), squares.numpy())
+        products = torch.from_numpy(blocks.rebuild((v, latents, starts), *tables, out))
+        ctx.save_for_backward(values, atoms, missing, products)
+        ctx.support = support
+        ctx.set_materialize_grads(False)
+        return rows, squares.sum() / x.numel()
+
+    @staticmethod
+    def backward(ctx: Any, to_rows: Tensor | None, to_error: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        values, atoms, grad, products = ctx.saved_tensors
+        factor = (torch.zeros(()) if to_error is None else to_error) * (2 / grad.numel())
+        if to_rows is not None:
+            grad, factor = to_rows + factor * grad, torch.ones(())
+            products = _dots(grad.contiguous(), atoms, ctx.support)
+        wanted = ctx.needs_input_grad
+        to_atoms = ctx.support.sum_by_latent(values * factor, grad) if wanted[1] else None
+        to_base = grad.sum(0) * factor if wanted[2] else None
+        return products * factor, to_atoms, to_base, None, None
 
 
 def _dots(by_row: Tensor, by_latent: Tensor, support: Support) -> Tensor:

@@ -91,7 +91,7 @@ class Trainer:
 
     def _loss(self, x: Tensor, result: Pass) -> Tensor:
         sae = self.sae
-        loss = (result.nested - x[:, None]).square().mean()
+        loss = result.error
         penalty = sae.activation.penalty(sae, result.pairs, result.values)
         if penalty is not None:
             loss = loss + (self.controller.weight * penalty if sae.activation.steered else penalty)
@@ -113,7 +113,9 @@ class Trainer:
         self.frequency.lerp_(fires / len(x), self.sae.config.threshold_rate)
         self.controller.observe(own.sum() / len(x), self.sae.budget)
         self.sae.update_threshold(result.pairs.cut)
-        error = F.mse_loss(result.reconstruction, x, reduction="sum")
+        error = result.error * x.numel()
+        if result.nested.shape[1] > 1:  # only that of all latents counts
+            error = F.mse_loss(result.reconstruction, x, reduction="sum")
         spread = F.mse_loss(x, self.center.expand_as(x), reduction="sum")
         self.sums += torch.stack([error, spread, active.sum(), torch.full_like(spread, len(x))])
 
