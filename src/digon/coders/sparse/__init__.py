@@ -25,6 +25,7 @@ from .support import decode as decode
 from .support import encode as encode
 from .support import rebuild as rebuild
 from .support import spread as spread
+from .support import squared_distance as squared_distance
 from .top import overall_top as overall_top
 from .top import rowwise_top as rowwise_top
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from . import kernel
 from .engine import has_bfloat16
 from .rules import Above, Found, Peaks, PerBatch, PerRow, Precision, Rule
-from .threads import share, spans
+from .threads import count, share, spans
 
 CACHE = 2**23
 """Bytes of products that a thread computes at once."""
@@ -174,8 +174,8 @@ def scan(encoder: Encoder, rule: Rule, eligible: Tensor | None) -> tuple[Found, 
     """What the rule finds, and where every eligible latent is largest."""
     level = None if isinstance(rule, PerRow) else _level(encoder, rule)
     summit = None if eligible is None else _Summit(encoder, eligible)
-    count = rule.count if isinstance(rule, PerRow) else 0
-    values, latents = np.empty((len(encoder.x), count), np.float32), np.empty((len(encoder.x), count), np.int64)
+    places = rule.count if isinstance(rule, PerRow) else 0
+    values, latents = np.empty((len(encoder.x), places), np.float32), np.empty((len(encoder.x), places), np.int64)
 
     def work(start: int) -> list[_Pairs | None]:
         block, stop = encoder.products(start)
@@ -187,7 +187,7 @@ def scan(encoder: Encoder, rule: Rule, eligible: Tensor | None) -> tuple[Found, 
     parts = share(work, encoder.blocks())
     wanted, tops = ([part[i] for part in parts] for i in (0, 1))
     if level is None:
-        rows = torch.arange(len(values)).repeat_interleave(count)
+        rows = torch.arange(len(values)).repeat_interleave(places)
         found = Found(torch.from_numpy(values).view(-1), rows, torch.from_numpy(latents).view(-1))
     else:
         found = _settled(encoder, rule, level, wanted)
@@ -204,11 +204,11 @@ def _collect(level: _Level, block: kernel.Coarse, start: int, stop: int) -> _Pai
     room = 2**14
     while True:
         rows, latents, bounds = np.empty(room, np.int64), np.empty(room, np.int64), np.empty((2, room), np.float32)
-        count = kernel.reachers(block, stop - start, level.values, start, rows, latents, bounds)
-        if count <= room:
+        some = kernel.reachers(block, stop - start, level.values, start, rows, latents, bounds)
+        if some <= room:
             break
-        room = count
-    pairs = _Pairs(rows[:count].copy(), latents[:count].copy(), bounds[:, :count].copy())
+        room = some
+    pairs = _Pairs(rows[:some].copy(), latents[:some].copy(), bounds[:, :some].copy())
     level.note(pairs)
     return pairs
 
@@ -248,6 +248,13 @@ def rebuild(
     return products
 
 
+def squares(x: np.ndarray, center: np.ndarray) -> float:
+    """Σ (x − center)²."""
+    out = np.empty(len(x), np.float64)
+    share(lambda span: kernel.distances(x, center, span, out), spans(len(x), 4 * count()))
+    return float(out.sum())
+
+
 def _even(starts: np.ndarray, pairs: int) -> list[tuple[int, int]]:
     """Spans of bags that hold about equally many pairs."""
     ends = [int(np.searchsorted(starts, last)) for _, last in _parts(pairs)[:-1]]
@@ -255,7 +262,7 @@ def _even(starts: np.ndarray, pairs: int) -> list[tuple[int, int]]:
 
 
 def _parts(length: int) -> list[tuple[int, int]]:
-    threads = torch.get_num_threads()
+    threads = count()
     return spans(length, 1 if threads == 1 or length < 2**12 else 4 * threads)
 
 

@@ -330,6 +330,23 @@ def rebuild(pairs, atoms, base, x, span, out, products):
 
 @kernel
 @no_type_check
+def distances(x, center, span, out):
+    """Squared distances of rows from a center."""
+    d, flat = x.shape[1], x.reshape(-1)
+    whole = d // LINE * LINE
+    for i in range(span[0], span[1]):
+        total_, base = one(np.float32(0)), i * d
+        for c in range(0, whole, LINE):
+            gap = fused(load(center, c), one(np.float32(-1)), load(flat, base + c))
+            total_ = fused(gap, gap, total_)
+        rest = np.float32(0)
+        for c in range(whole, d):
+            rest += (flat[base + c] - center[c]) ** 2
+        out[i] = total(total_) + rest
+
+
+@kernel
+@no_type_check
 def counted(keys, bins, starts, order):
     """Stable order of keys 0 … bins − 1, and where each of them starts."""
     starts[:] = 0

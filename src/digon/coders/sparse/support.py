@@ -125,6 +125,15 @@ def spread(per_latent: Float[Tensor, " k"], support: Support) -> Float[Tensor, "
     return _Spread.apply(per_latent, support)  # type: ignore[no-any-return]
 
 
+def squared_distance(x: Float[Tensor, "n d"], center: Float[Tensor, " d"]) -> Float[Tensor, ""]:
+    """Σ (x − center)² over rows and units, without a gradient."""
+    if compiled(x, center):
+        from . import blocks
+
+        return x.new_tensor(blocks.squares(x.contiguous().numpy(), center.numpy()))
+    return F.mse_loss(x, center.expand_as(x), reduction="sum")
+
+
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, per_latent: Tensor, support: Support) -> Tensor:

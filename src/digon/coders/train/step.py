@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..sae import SAE
 from ..sparse.engine import compiled
-from ..sparse.threads import share, spans
+from ..sparse.threads import count, share, spans
 
 
 def update(sae: SAE, optimizer: torch.optim.Optimizer, clip: float) -> None:
@@ -59,7 +59,7 @@ class _Table:
         self.atoms = parameter is sae.W_dec
         self.parameter = _rows(parameter)
         self.gradient = None if parameter.grad is None else _rows(parameter.grad)
-        self.parts = spans(len(self.parameter), 4 * torch.get_num_threads() if parameter.ndim > 1 else 1)
+        self.parts = spans(len(self.parameter), 4 * count() if parameter.ndim > 1 else 1)
 
     def squares(self) -> np.ndarray:
         """Squared norm of every row of the gradient, projected if they belong to atoms."""
@@ -72,8 +72,8 @@ class _Table:
     def advance(self, factor: float, kernel) -> None:
         """The step of Adam."""
         self.state["step"] += 1
-        count, (first, second) = int(self.state["step"]), self.group["betas"]
-        rate, room = self.group["lr"] / (1 - first**count), (1 - second**count) ** 0.5
+        steps, (first, second) = int(self.state["step"]), self.group["betas"]
+        rate, room = self.group["lr"] / (1 - first**steps), (1 - second**steps) ** 0.5
         settings = np.array([factor, first, second, rate, room, self.group["eps"]], np.float32)
         moments = _rows(self.state["exp_avg"]), _rows(self.state["exp_avg_sq"])
         share(

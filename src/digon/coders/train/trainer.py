@@ -1,6 +1,7 @@
 """One SAE in training: its state, one step, and that state as named tensors."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -8,10 +9,13 @@ from torch.nn import functional as F
 
 from ... import config as configs
 from ...errors import NonFiniteError
+from .. import sparse
 from ..sae import SAE, SAEConfig
 from ..sae.model import Pass
 from ..sae.nested import Prefixes, frequency_order
 from ..sae.revival import auxiliary_loss, eligible, resample
+from ..sparse.engine import compiled
+from ..sparse.threads import alone
 from .batches import Calibration
 from .config import TrainConfig, budget, learning_rate
 from .control import Controller
@@ -57,6 +61,10 @@ class Trainer:
         Nothing here waits for the device, except every `REFRESH` steps, and for the number of pairs where the
         activation does not fix it (relu, jumprelu, gated) or latents are forced.
         """
+        with alone() if compiled(self.center) else nullcontext():
+            self._advance(batch)
+
+    def _advance(self, batch: Tensor) -> None:
         sae, config = self.sae, self.config
         x = batch.to(self.center) / self.scale
         if self.step % REFRESH == 0:
@@ -116,7 +124,7 @@ class Trainer:
         error = result.error * x.numel()
         if result.nested.shape[1] > 1:  # only that of all latents counts
             error = F.mse_loss(result.reconstruction, x, reduction="sum")
-        spread = F.mse_loss(x, self.center.expand_as(x), reduction="sum")
+        spread = sparse.squared_distance(x, self.center)
         self.sums += torch.stack([error, spread, active.sum(), torch.full_like(spread, len(x))])
 
     def deployed(self) -> SAE:
