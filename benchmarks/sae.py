@@ -13,7 +13,7 @@ Ours is the whole step of `Trainer.advance`: search, forward, backward, projecti
 
     python benchmarks/sae.py [--peers PYTHON] [--threads 2] [--rounds 5] [--d-in 512 --width 8192 --l0 32 --batch 4096]
 
-PYTHON is the interpreter of an environment with the other libraries (`make peers`).
+PYTHON is the interpreter of an environment with the other libraries; `make peers` makes one that is found.
 """
 
 import argparse
@@ -186,7 +186,12 @@ def main() -> None:
     for name, default in (("d-in", 512), ("width", 8192), ("l0", 32), ("batch", 4096), ("rounds", 5), ("steps", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--peers", help="interpreter of an environment with the other libraries")
+    found = HERE.parent / ".venv-peers" / "bin" / "python"
+    parser.add_argument(
+        "--peers",
+        default=str(found) if found.is_file() else None,
+        help="interpreter of an environment with the other libraries",
+    )
     parser.add_argument("--kinds", nargs="*", default=["topk", "batchtopk"], choices=["topk", "batchtopk"])
     parser.add_argument("--only", nargs="*", help="names of contestants")
     args = parser.parse_args()

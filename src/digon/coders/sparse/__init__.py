@@ -5,7 +5,8 @@ rules     which pairs take part: rules, and the readable search for every device
 blocks    the same search on processors, compiled
 top       the largest entries of a matrix
 order     sorting pairs
-kernel    compiled loops; lanes: vector operations of theirs; engine: where they can be used; threads: who runs them
+kernel, sum_kernel   compiled loops; lanes: vector operations of theirs; engine: where they can be used; threads: who
+          runs them
 """
 
 import torch

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import kernel
+from . import kernel, sum_kernel
 from .engine import has_bfloat16
 from .rules import Above, Found, Peaks, PerBatch, PerRow, Precision, Rule
 from .threads import count, share, spans
@@ -223,35 +223,35 @@ def _settled(encoder: Encoder, rule: Rule, level: _Level, parts: list) -> Found:
 def _peaks(encoder: Encoder, summit: _Summit, parts: list) -> Peaks:
     found = _Pairs.join(parts).reaching(summit.values).found(encoder)
     best, rows = torch.empty(len(encoder.weights)), torch.empty(len(encoder.weights), dtype=torch.int64)
-    kernel.strongest(*(t.numpy() for t in (found.latents, found.rows, found.z, best, rows)))
+    sum_kernel.strongest(*(t.numpy() for t in (found.latents, found.rows, found.z, best, rows)))
     return Peaks(best, rows)
 
 
 def dots(a: np.ndarray, rows: np.ndarray, table: np.ndarray, latents: np.ndarray) -> np.ndarray:
     """a_row · table_latent of every pair."""
     out = np.empty(len(rows), np.float32)
-    share(lambda span: kernel.dots(a, rows, table, latents, span, out), _parts(len(rows)))
+    share(lambda span: sum_kernel.dots(a, rows, table, latents, span, out), _parts(len(rows)))
     return out
 
 
 def sums(values: np.ndarray, members: np.ndarray, starts: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
     """Weighted sums of table rows over bags."""
-    share(lambda span: kernel.sums(values, members, starts, table, span, out), _even(starts, len(members)))
+    share(lambda span: sum_kernel.sums(values, members, starts, table, span, out), _even(starts, len(members)))
 
 
 def rebuild(
     pairs: tuple[np.ndarray, ...], atoms: np.ndarray, base: np.ndarray, x: np.ndarray, out: tuple[np.ndarray, ...]
 ) -> np.ndarray:
-    """Fill rows and what they miss (see `kernel.rebuild`); returns the products with atoms."""
+    """Fill rows and what they miss (see `sum_kernel.rebuild`); returns the products with atoms."""
     products = np.empty(len(pairs[0]), np.float32)
-    share(lambda span: kernel.rebuild(pairs, atoms, base, x, span, out, products), _even(pairs[2], len(pairs[0])))
+    share(lambda span: sum_kernel.rebuild(pairs, atoms, base, x, span, out, products), _even(pairs[2], len(pairs[0])))
     return products
 
 
 def squares(x: np.ndarray, center: np.ndarray) -> float:
     """Σ (x − center)²."""
     out = np.empty(len(x), np.float64)
-    share(lambda span: kernel.distances(x, center, span, out), spans(len(x), 4 * count()))
+    share(lambda span: sum_kernel.distances(x, center, span, out), spans(len(x), 4 * count()))
     return float(out.sum())
 
 

@@ -10,10 +10,10 @@ from .engine import compiled
 def stable_order(keys: Int[Tensor, " nnz"], bins: int) -> tuple[Int[Tensor, " nnz"], Int[Tensor, " bins"]]:
     """The stable order of keys from 0 to bins − 1, and where every key starts in it."""
     if compiled(keys):
-        from . import kernel
+        from . import sum_kernel
 
         order, starts = torch.empty_like(keys), keys.new_empty(bins)
-        kernel.counted(keys.numpy(), bins, starts.numpy(), order.numpy())
+        sum_kernel.counted(keys.numpy(), bins, starts.numpy(), order.numpy())
         return order, starts
     ordered, order = torch.sort(keys, stable=True)
     return order, torch.searchsorted(ordered, torch.arange(bins, device=keys.device))

@@ -8,8 +8,8 @@ from typing import no_type_check
 import numpy as np
 
 from ...worlds.lanes import fused, kernel, load, multiply, store
-from ..sparse.kernel import LINE, dot
 from ..sparse.lanes import one, quotient, root
+from ..sparse.sum_kernel import LINE, dot
 
 
 @kernel
