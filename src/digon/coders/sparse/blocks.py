@@ -195,7 +195,10 @@ def scan(encoder: Encoder, rule: Rule, eligible: Tensor | None) -> tuple[Found, 
 
 
 def _level(encoder: Encoder, rule: Rule) -> _Level:
-    return _Contest(encoder, rule.count) if isinstance(rule, PerBatch) else _Level(encoder, rule.level)
+    if isinstance(rule, PerBatch):
+        return _Contest(encoder, rule.count)
+    assert isinstance(rule, Above), rule
+    return _Level(encoder, rule.level)
 
 
 def _collect(level: _Level, block: kernel.Coarse, start: int, stop: int) -> _Pairs:

@@ -30,10 +30,12 @@ def pair(z, at):
 def _pair(z, at):
     if z.dtype == types.float32:
 
+        @no_type_check
         def code(z, at):
             return load(z, at), load(z, at + 16)
     else:
 
+        @no_type_check
         def code(z, at):
             word = load(z, at // 2)
             return lower(word), upper(word)

@@ -52,8 +52,8 @@ class Found:
         """The pairs of all parts, one after the other."""
         flags = [torch.zeros_like(p.rows, dtype=torch.bool) if p.marked is None else p.marked for p in parts]
         marked = None if all(p.marked is None for p in parts) else torch.cat(flags)
-        columns = (torch.cat([getattr(p, name) for p in parts]) for name in ("z", "rows", "latents"))
-        return Found(*columns, marked)
+        z, rows, latents = (torch.cat([getattr(p, name) for p in parts]) for name in ("z", "rows", "latents"))
+        return Found(z, rows, latents, marked)
 
 
 @runtime_checkable

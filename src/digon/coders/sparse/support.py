@@ -168,10 +168,10 @@ class _Rebuild(torch.autograd.Function):
         from . import blocks
 
         rows, missing, squares = torch.empty_like(x), torch.empty_like(x), x.new_empty(len(x))
-        given = (t.detach().contiguous() for t in (values, support.latents, support.row_starts, atoms, base, x))
-        v, latents, starts, *tables = (t.numpy() for t in given)
+        given = (values, support.latents, support.row_starts, atoms, base, x)
+        v, latents, starts, table, added, wanted = (t.detach().contiguous().numpy() for t in given)
         out = (rows.numpy(), missing.numpy(), squares.numpy())
-        products = torch.from_numpy(blocks.rebuild((v, latents, starts), *tables, out))
+        products = torch.from_numpy(blocks.rebuild((v, latents, starts), table, added, wanted, out))
         ctx.save_for_backward(values, atoms, missing, products)
         ctx.support = support
         ctx.set_materialize_grads(False)
