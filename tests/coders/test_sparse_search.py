@@ -1,11 +1,13 @@
 """The search in blocks, compiled or not, finds what a look at the whole matrix finds."""
 
+from threading import get_ident
+
 import pytest
 import torch
 
 from digon import rng
 from digon.coders import sparse
-from digon.coders.sparse import blocks, engine, kernel
+from digon.coders.sparse import blocks, engine, kernel, threads
 from digon.coders.sparse.rules import scan
 
 RULES = {
@@ -89,15 +91,15 @@ def test_a_row_that_is_the_peak_of_many_keeps_as_many_as_it_may(way):
     assert bool(found.marked[found.rows == 7].all())
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_threads_do_not_change_a_bit(threads, monkeypatch):
+@pytest.mark.parametrize("many", [2, 3])
+def test_threads_do_not_change_a_bit(many, monkeypatch):
     monkeypatch.setattr(blocks, "FEWEST", 16)
     monkeypatch.setattr(blocks, "CACHE", 2**14)
     x, weights, bias = problem(400, 512, 32)
     eligible = torch.arange(512) % 2 == 0
     before = torch.get_num_threads()
     results = []
-    for count in (1, threads):
+    for count in (1, many):
         torch.set_num_threads(count)
         try:
             for name in RULES:
@@ -108,6 +110,21 @@ def test_threads_do_not_change_a_bit(threads, monkeypatch):
             torch.set_num_threads(before)
     for one, other in zip(results[: len(RULES)], results[len(RULES) :], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_torch_is_alone_while_threads_share():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with threads.alone():
+            assert (torch.get_num_threads(), threads.count()) == (1, 3)
+            seen = threads.share(lambda i: (i, get_ident(), torch.get_num_threads()), range(20))
+        assert [i for i, _, _ in seen] == list(range(20))
+        assert {n for _, _, n in seen} == {1}
+        assert get_ident() not in {who for _, who, _ in seen}
+        assert (torch.get_num_threads(), threads.count()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_bfloat16_products_choose_nearly_the_same_and_give_float32_values():
