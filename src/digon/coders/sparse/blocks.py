@@ -176,15 +176,8 @@ def scan(encoder: Encoder, rule: Rule, eligible: Tensor | None) -> tuple[Found, 
     summit = None if eligible is None else _Summit(encoder, eligible)
     places = rule.count if isinstance(rule, PerRow) else 0
     values, latents = np.empty((len(encoder.x), places), np.float32), np.empty((len(encoder.x), places), np.int64)
-
-    def work(start: int) -> list[_Pairs | None]:
-        block, stop = encoder.products(start)
-        if level is None:
-            fine = encoder.fine._replace(x=encoder.fine.x[start:stop])
-            kernel.largest_of_rows(block, fine, encoder.groups, values[start:stop], latents[start:stop])
-        return [None if each is None else _collect(each, block, start, stop) for each in (level, summit)]
-
-    parts = share(work, encoder.blocks())
+    top = (values, latents) if level is None else None
+    parts = share(lambda start: _search(encoder, start, top, (level, summit)), encoder.blocks())
     wanted, tops = ([part[i] for part in parts] for i in (0, 1))
     if level is None:
         rows = torch.arange(len(values)).repeat_interleave(places)
@@ -192,6 +185,17 @@ def scan(encoder: Encoder, rule: Rule, eligible: Tensor | None) -> tuple[Found, 
     else:
         found = _settled(encoder, rule, level, wanted)
     return found, None if summit is None else _peaks(encoder, summit, tops)
+
+
+def _search(
+    encoder: Encoder, start: int, top: tuple[np.ndarray, np.ndarray] | None, levels: tuple[_Level | None, ...]
+) -> list[_Pairs | None]:
+    """Fill the part of a block of rows in `top`, and collect its pairs that may reach the levels."""
+    block, stop = encoder.products(start)
+    if top is not None:
+        fine = encoder.fine._replace(x=encoder.fine.x[start:stop])
+        kernel.largest_of_rows(block, fine, encoder.groups, top[0][start:stop], top[1][start:stop])
+    return [None if each is None else _collect(each, block, start, stop) for each in levels]
 
 
 def _level(encoder: Encoder, rule: Rule) -> _Level:
