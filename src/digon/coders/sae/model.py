@@ -128,7 +128,8 @@ class SAE(Weights):
         rank = min(max(round(share * len(x)), 1), len(x) - 1)
         sign = 1 if name == "threshold" else -1
         for part in chosen.split(max(BLOCK // len(x), 1)):
-            level = self.preactivations(x, part).topk(rank + 1, dim=0).values[-1]
+            # Between two pre-activations: at one of them, rounding would decide which side it is on.
+            level = self.preactivations(x, part).topk(rank + 1, dim=0).values[-2:].mean(0)
             getattr(self, name)[part] = sign * (level.clamp_min(0) if sign > 0 else level)
 
     @torch.no_grad()

@@ -54,6 +54,7 @@ class Encoder:
         # A product of few rows spends its time on laying out the weights.
         self.rows = min(max(CACHE // row // 16 * 16, FEWEST), len(x))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _round(self, bounded: bool) -> None:
         k, d = self.weights.shape
         order = np.full(self.width, -1)
@@ -83,6 +84,7 @@ class Encoder:
         flat = into.view(torch.int16).numpy().view(np.uint32) if self.half else into.numpy()
         return kernel.Coarse(flat, self.beta[start:stop], self.slack, self.norm, self.offset, self.exact), stop
 
+    @np.errstate(over="ignore", invalid="ignore")
     def exactly(self, rows: np.ndarray, latents: np.ndarray) -> np.ndarray:
         """Pre-activations of pairs, in float32."""
         z = dots(self.fine.x, rows, self.fine.weights, latents)

@@ -29,6 +29,8 @@ def update(sae: SAE, optimizer: torch.optim.Optimizer, clip: float) -> None:
         sae.constrain()
 
 
+# What is not finite is noticed at the next line of metrics.
+@np.errstate(over="ignore", invalid="ignore")
 @torch.no_grad()
 def _compiled(sae: SAE, optimizer: torch.optim.Optimizer, clip: float) -> None:
     from . import step_kernel
