@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 PYTEST_WORKERS ?= auto
+PEERS := .venv-peers
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench peers clean
 .DEFAULT_GOAL := demo
 
 # Two environments in one folder: what the demo needs, and on top of it what developers need.
@@ -33,5 +34,15 @@ check: $(VENV)/.developer  ## format, lint, types
 bench: $(VENV)/.developer  ## side-by-side speed against peers and limits
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
+# The last three name packages for reading models and drawing that no training step needs, some of them in versions that
+# exclude each other.
+$(PEERS)/.installed: benchmarks/peers/constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c $< torch sae-lens accelerate natsort schedulefree simple-parsing scikit-learn
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c $< --no-deps dictionary-learning eai-sparsify overcomplete
+	@touch $@
+
+peers: $(PEERS)/.installed  ## other libraries that train sparse autoencoders, for benchmarks/sae.py
+
 clean:  ## remove the environment and the caches, keep the runs
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis .coverage*

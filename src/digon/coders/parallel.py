@@ -134,7 +134,7 @@ class Group:
     ) -> tuple[Bool[Tensor, " m"] | None, Float[Tensor, ""]]:
         """Which of this process's values are among the `count` largest of all, None if all; and the `places`-th largest."""
         if self.size == 1:
-            return None, values.topk(places).values[-1]
+            return None, values.amin() if places == len(values) else values.topk(places).values[-1]
         everyone = self.stack(values)
         best = everyone.view(-1).topk(count)
         inside = torch.zeros_like(everyone, dtype=torch.bool)
@@ -146,7 +146,8 @@ class Group:
     ) -> tuple[Bool[Tensor, "n c"] | None, Float[Tensor, "n 1"]]:
         """The same among the processes that hold the other latents of the same rows, row by row."""
         if self.latents.alone:
-            return None, values.topk(places, dim=1).values[:, -1:]
+            whole = places == values.shape[1]
+            return None, values.amin(1, keepdim=True) if whole else values.topk(places, dim=1).values[:, -1:]
         missing = values.new_full((len(values), count - values.shape[1]), -torch.inf)
         everyone = self.latents.stack(torch.cat([values, missing], 1)).transpose(0, 1)
         best = everyone.flatten(1).topk(count, dim=1)

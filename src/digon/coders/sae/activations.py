@@ -52,19 +52,6 @@ class Pairs:
         return self.above() if self.forced is None else self.above() | self.forced
 
 
-@dataclass(frozen=True)
-class Picked:
-    """Index pairs, sorted by row, and the cut."""
-
-    rows: Int[Tensor, " nnz"]
-    latents: Int[Tensor, " nnz"]
-    cut: Float[Tensor, ""] | Float[Tensor, " nnz"]
-
-    def where(self, chosen: Bool[Tensor, " nnz"]) -> "Picked":
-        """Only some of the pairs, each with a cut of its own."""
-        return Picked(self.rows[chosen], self.latents[chosen], self.cut[chosen])
-
-
 class Activation:
     """What an activation may differ in; the defaults are those of relu."""
 
@@ -72,16 +59,20 @@ class Activation:
     """Parameters of its own, one number per latent, with their initial values."""
     tracked: dict[str, float] = {}  # noqa: RUF012
     """Numbers per latent that are measured, not learned."""
-    rowwise = True
-    """Whether rows are chosen independently, so that they can be chosen in blocks."""
     steered = False
     """Whether the weight of its penalty is steered to the target l0."""
     offset: str | None = None
     """The tensor, subtracted from or added to z, that decides how often a latent fires; None if nothing has to."""
 
-    def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
-        """Candidates of a training step; those of at least `model.FORCED` have to be among them."""
+    def rule(self, sae: Weights, rows: int) -> sparse.Rule:
+        """Which pairs take part in a training step."""
         raise NotImplementedError
+
+    def settle(
+        self, sae: Weights, found: sparse.Found, rows: int
+    ) -> tuple[sparse.Found, Float[Tensor, ""] | Float[Tensor, " nnz"]]:
+        """The pairs that take part, of those that all processes found, and the cut: above it one is active by itself."""
+        return found, found.z.new_zeros(())
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """Codes of the candidates, zero for inactive ones, with the gradients that replace those of the jumps."""
@@ -110,10 +101,9 @@ class ReLU(Activation):
     steered = True
     offset = "b_enc"
 
-    def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
+    def rule(self, sae: Weights, rows: int) -> sparse.Rule:
         """Positive pre-activations, and those that reach for zero."""
-        rows, latents = (z > -_reach(sae)).nonzero(as_tuple=True)
-        return Picked(rows, latents, z.new_zeros(()))
+        return sparse.Above(sae.b_enc.new_tensor(-_reach(sae)))
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """ReLU, smoothed where pairs that are not positive take part."""
@@ -127,14 +117,16 @@ class ReLU(Activation):
 class TopK(Activation):
     """A fixed number of latents per row."""
 
-    def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
+    def rule(self, sae: Weights, rows: int) -> sparse.Rule:
         """The largest of every row."""
-        count = _candidates(sae)
-        values, indices = sparse.rowwise_top(z, min(count, sae.held))
-        rows = torch.arange(len(z), device=z.device).repeat_interleave(values.shape[1])
-        inside, smallest = sae.group.contest_by_row(values, count, round(sae.budget))
-        picked = Picked(rows, indices.reshape(-1), _below(smallest).expand_as(values).reshape(-1))
-        return picked if inside is None else picked.where(inside.reshape(-1))
+        return sparse.PerRow(min(_candidates(sae), sae.held))
+
+    def settle(self, sae: Weights, found: sparse.Found, rows: int) -> tuple[sparse.Found, Float[Tensor, " nnz"]]:
+        """A contest in every row; the cut is just below the smallest that has a place."""
+        values = found.priority.view(rows, -1)
+        inside, smallest = sae.group.contest_by_row(values, _candidates(sae), round(sae.budget))
+        cut = _below(smallest).expand_as(values).reshape(-1)
+        return (found, cut) if inside is None else (found.take(inside.reshape(-1)), cut[inside.reshape(-1)])
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """What is above the cut of its row."""
@@ -152,16 +144,16 @@ class BatchTopK(Activation):
     """A fixed number of latents per batch, so that rich rows get more than poor ones; a threshold when deployed."""
 
     tracked = {"threshold": 0.0}  # noqa: RUF012
-    rowwise = False
 
-    def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
+    def rule(self, sae: Weights, rows: int) -> sparse.Rule:
         """The largest of the batch."""
-        n = len(z) * sae.group.rows.size
-        count = _candidates(sae, n)
-        flat = sparse.overall_top(z, min(count, z.numel()))
-        inside, smallest = sae.group.contest(z.view(-1)[flat], count, round(sae.budget * n))
-        flat = flat if inside is None else flat[inside]
-        return Picked(flat // z.shape[1], flat % z.shape[1], _below(smallest))
+        return sparse.PerBatch(min(_candidates(sae, rows * sae.group.rows.size), rows * sae.held))
+
+    def settle(self, sae: Weights, found: sparse.Found, rows: int) -> tuple[sparse.Found, Float[Tensor, ""]]:
+        """A contest in the batch; the cut is just below the smallest that has a place."""
+        n = rows * sae.group.rows.size
+        inside, smallest = sae.group.contest(found.priority, _candidates(sae, n), round(sae.budget * n))
+        return found if inside is None else found.take(inside), _below(smallest)
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """What is above the cut of the batch."""
@@ -179,14 +171,16 @@ class JumpReLU(BatchTopK):
 
     learned = {"threshold": 0.0}  # noqa: RUF012
     tracked = {}  # noqa: RUF012
-    rowwise = True
     steered = True
     offset = "threshold"
 
-    def pick(self, sae: Weights, z: Float[Tensor, "n k"]) -> Picked:
+    def rule(self, sae: Weights, rows: int) -> sparse.Rule:
         """What is above its threshold, or near enough to move it."""
-        rows, latents = (z > sae.threshold - sae.config.kernel / 2).nonzero(as_tuple=True)
-        return Picked(rows, latents, sae.threshold.detach()[latents])
+        return sparse.Above(sae.threshold.detach() - sae.config.kernel / 2)
+
+    def settle(self, sae: Weights, found: sparse.Found, rows: int) -> tuple[sparse.Found, Float[Tensor, " nnz"]]:
+        """All of them; the cuts are the thresholds."""
+        return found, sae.threshold.detach()[found.latents]
 
     def codes(self, sae: Weights, pairs: Pairs) -> Float[Tensor, " nnz"]:
         """What is above its threshold, which learns from what is near."""

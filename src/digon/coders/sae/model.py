@@ -3,10 +3,10 @@
     z = (x − b_dec) W_encᵀ + b_enc,   f = codes of the z that the activation chooses,   x̂ = f W_dec + b_dec
 
 Atoms have unit norm. A training step looks at all pre-activations once, without gradient, to find the pairs (row,
-latent) that take part; everything after that touches only those.
+latent) that take part (`coders.sparse.search`); everything after that touches only those.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,9 +29,6 @@ from .weights import Weights
 BLOCK = 2**22
 """Entries of the pre-activation matrix that are computed at once: about what a core's cache holds."""
 
-FORCED = 1e30
-"""Pre-activations from here on are those of latents that have to be active."""
-
 
 @dataclass(frozen=True)
 class Pass:
@@ -43,6 +40,8 @@ class Pass:
     pairs: Pairs
     nested: Float[Tensor, "n p d"]
     """Reconstruction from every prefix of the latents, the last of them all."""
+    error: Float[Tensor, ""]
+    """Mean squared error over rows, units and prefixes."""
 
     @property
     def support(self) -> sparse.Support:
@@ -58,6 +57,8 @@ class SAE(Pretrained, Weights):
 
     def __init__(self, config: SAEConfig, group: Group | None = None) -> None:
         super().__init__(config, group)
+        self.precision: sparse.Precision = "float32"
+        """Of the products that a training pass compares."""
         self.activation = ACTIVATIONS[config.activation]
         for name, value in self.activation.learned.items():
             self.register_parameter(name, nn.Parameter(torch.full((self.held,), value)))
@@ -98,32 +99,46 @@ class SAE(Pretrained, Weights):
         return F.linear(x - self.group.latents.shared(self.origin), self.W_enc[latents]).add_(self.b_enc[latents])
 
     def forward(
-        self, x: Float[Tensor, "n d"], eligible: Bool[Tensor, " k"] | None = None, prefixes: Prefixes | None = None
+        self,
+        x: Float[Tensor, "n d_in"],
+        eligible: Bool[Tensor, " k"] | None = None,
+        prefixes: Prefixes | None = None,
+        y: Float[Tensor, "n d_out"] | None = None,
     ) -> Pass:
         """Training pass: gradients flow through the pairs that take part, and nowhere else.
 
+        `y` is what should be written: `x`, if nothing else is given.
         `eligible` latents are active at least on the row of the batch where their pre-activation is largest.
         """
+        y = x if y is None else y
         seen = torch.cat([self._seen(rows) for rows in self._blocks(x)]) if self.config.refinements else x
         with torch.no_grad():
-            found, rows, latents, cut, forced = self._select(seen, eligible)
+            centered, claim = seen - self.origin, None
+            if not self.group.rows.alone:
+                claim = self.group.strongest
+            rule = self.activation.rule(self, len(x))
+            found = sparse.search(centered, (self.W_enc, self.b_enc), rule, eligible, self.precision, claim)
+            found, cut = self.activation.settle(self, found, len(x))
             if prefixes is not None:
-                order = prefixes.order(rows, latents)
-                found, rows, latents = found[order], rows[order], latents[order]
-                cut = cut[order] if cut.ndim else cut
-                forced = None if forced is None else forced[order]
-        support = sparse.Support.of(rows, latents, len(x), self.held)
+                order = prefixes.order(found.rows, found.latents)
+                found, cut = found.take(order), cut[order] if cut.ndim else cut
+            forced = None if found.marked is None else found.marked & (found.z <= cut)
         across = self.group.latents
-        z = sparse.encode(found, seen, (self.W_enc, self.b_enc, across.shared(self.origin)), support)
+        support = sparse.Support.of(found.rows, found.latents, len(x), self.held)
+        z = sparse.encode(found.z, centered, (self.W_enc, self.b_enc, across.shared(self.origin)), support)
         pairs = Pairs(z, cut, forced, support)
         values = self.activation.codes(self, pairs)
         base = self.base(x)
         if prefixes is None:
-            reconstruction = across.merged(sparse.decode(values, self.W_dec, support)) + base
-            return Pass(reconstruction, values, pairs, reconstruction[:, None])
+            if across.alone and base.ndim == 1:
+                reconstruction, error = sparse.rebuild(values, self.W_dec, base, y, support)
+            else:
+                reconstruction = across.merged(sparse.decode(values, self.W_dec, support)) + base
+                error = (reconstruction - y).square().mean()
+            return Pass(reconstruction, values, pairs, reconstruction[:, None], error)
         parts = across.merged(prefixes.decode(values, self.W_dec, support))
         nested = parts + (base if base.ndim == 1 else base[:, None])
-        return Pass(nested[:, -1], values, pairs, nested)
+        return Pass(nested[:, -1], values, pairs, nested, (nested - y[:, None]).square().mean())
 
     @torch.no_grad()
     def balance(self, x: Float[Tensor, "n d"], latents: Int[Tensor, " m"] | None = None) -> None:
@@ -140,7 +155,8 @@ class SAE(Pretrained, Weights):
         rank = min(max(round(share * len(x)), 1), len(x) - 1)
         sign = 1 if name == "threshold" else -1
         for part in chosen.split(max(BLOCK // len(x), 1)):
-            level = self.preactivations(x, part).topk(rank + 1, dim=0).values[-1]
+            # Between two pre-activations: at one of them, rounding would decide which side it is on.
+            level = self.preactivations(x, part).topk(rank + 1, dim=0).values[-2:].mean(0)
             getattr(self, name)[part] = sign * (level.clamp_min(0) if sign > 0 else level)
 
     @torch.no_grad()
@@ -191,39 +207,6 @@ class SAE(Pretrained, Weights):
 
     def _blocks(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split(max(BLOCK // self.config.width, 256))
-
-    def _select(self, x: Tensor, eligible: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """Pre-activations, rows and latents of the pairs that take part, the cut, and which pairs are forced."""
-        if self.activation.rowwise and eligible is None:
-            parts = [self._pick(z, start) for start, z in self._z_by_block(x)]
-            found, rows, latents, cuts = ([part[i] for part in parts] for i in range(4))
-            cut = torch.cat(cuts) if cuts[0].ndim else cuts[0]
-            return torch.cat(found), torch.cat(rows), torch.cat(latents), cut, None
-        z = x.new_empty(len(x), self.held)
-        for rows, into in zip(self._blocks(x), self._blocks(z), strict=True):
-            torch.addmm(self.b_enc, rows - self.origin, self.W_enc.T, out=into)
-        if eligible is None:
-            return *self._pick(z, 0), None
-        best, strongest = z.max(0)
-        if not self.group.rows.alone:
-            eligible = eligible & self.group.strongest(best)
-        # Every activation chooses entries as large as these; where a row has too many of them, the strongest.
-        z.scatter_(0, strongest[None, :], torch.where(eligible, FORCED * (2 + F.softsign(best)), best)[None, :])
-        picked = self.activation.pick(self, z)
-        found = z[picked.rows, picked.latents]
-        marked = found >= FORCED
-        found = torch.where(marked, best[picked.latents], found)
-        return found, picked.rows, picked.latents, picked.cut, marked & (found <= picked.cut)
-
-    def _z_by_block(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        start = 0
-        for rows in self._blocks(x):
-            yield start, self.preactivations(rows)
-            start += len(rows)
-
-    def _pick(self, z: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        picked = self.activation.pick(self, z)
-        return z[picked.rows, picked.latents], picked.rows + start, picked.latents, picked.cut
 
 
 def check_l0(config: SAEConfig) -> None:

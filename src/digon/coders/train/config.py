@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
-from ...errors import ConfigError
+from ...errors import ConfigError, did_you_mean
+from ..sparse import Precision
 
 LAST = 0.1
 """Share of the steps, at the end, in which the target itself is aimed at."""
@@ -45,12 +47,20 @@ class TrainConfig:
     """Seed of the data order, where the batches are drawn from a store."""
     device: str | None = None
     """Device to train on; None: the one the batches are on."""
+    precision: Precision = "float32"
+    """Of the products that decide which latents are active; pre-activations, codes and gradients are float32 anyway."""
 
     def check(self) -> None:
         """Raises: ConfigError if the settings make no sense."""
         for name in ("steps", "batch", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}", expected="at least 1")
+        if self.precision not in (known := get_args(Precision)):
+            raise ConfigError(
+                f"precision = {self.precision!r}",
+                expected=f"one of {', '.join(known)}",
+                hint=did_you_mean(self.precision, known),
+            )
         if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
             raise ConfigError(f"warmup = {self.warmup}, decay = {self.decay}", expected="shares that sum to at most 1")
         if not (self.l0_start >= 1 and 0 <= self.l0_fall <= 1 and 0 < self.l0_low <= 1):

@@ -1,6 +1,7 @@
 """One SAE in training: its state, one step, and that state as named tensors."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -9,15 +10,19 @@ from torch.nn import functional as F
 
 from ... import config as configs
 from ...errors import ConfigError, NonFiniteError
+from .. import sparse
 from ..parallel import WHOLE, Group
 from ..sae import SAE, SAEConfig, transcoder
 from ..sae.folding import per_unit
 from ..sae.model import Pass
 from ..sae.nested import Prefixes, frequency_order
 from ..sae.revival import auxiliary_loss, eligible, resample
+from ..sparse.engine import compiled
+from ..sparse.threads import alone
 from .batches import Calibration
 from .config import TrainConfig, budget, learning_rate
 from .control import Controller
+from .step import update
 
 REFRESH = 16
 """Steps between two looks at which latents are dead: the host has to wait for the length of that list."""
@@ -51,6 +56,7 @@ class Trainer:
         self.sae = SAE(sae_config, self.group).to(device)
         self.center = self.sae.split(data.center)[1]
         self.sae.b_dec.data.copy_(self.center)
+        self.sae.precision = config.precision
         x, y = self.sae.split(data.sample)
         if sae_config.target is not None:
             transcoder.start(self.sae, x, y)
@@ -76,25 +82,26 @@ class Trainer:
         """One step on a batch of raw activations, which all processes are given whole.
 
         Nothing here waits for the device, except every `REFRESH` steps, and for the number of pairs where the
-        activation does not fix it (relu, jumprelu, gated).
+        activation does not fix it (relu, jumprelu, gated) or latents are forced.
         """
+        with alone() if compiled(self.center) else nullcontext():
+            self._advance(batch)
+
+    def _advance(self, batch: Tensor) -> None:
         sae, config, peers = self.sae, self.config, self.group
         peers.check(len(batch), sae.config.width)
-        x, y = sae.split(peers.rows.own(batch).to(self.units) / self.units)
+        x, y = (part.contiguous() for part in sae.split(peers.rows.own(batch).to(self.units) / self.units))
         if self.step % REFRESH == 0:
             self._look_for_dead()
         sae.budget = budget(self.step, sae.target_l0, sae.config.width, config)
         forced = eligible(sae.config, self.step, config.steps, len(batch), x.device)
-        result = sae(x, None if forced is None else peers.latents.own(forced), self._prefixes())
+        result = sae(x, None if forced is None else peers.latents.own(forced), self._prefixes(), y)
         self.optimizer.zero_grad()
         self._loss(x, y, result).backward()
         peers.add_gradients(sae)
-        sae.free_gradient()
-        peers.clip_gradients(sae, config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = group["pace"] * learning_rate(self.step, sae.config.width, config)
-        self.optimizer.step()
-        sae.constrain()
+        update(sae, self.optimizer, config.clip)
         self._count(y, result)
         if (
             sae.config.rescue == "resample"
@@ -132,8 +139,9 @@ class Trainer:
     def _loss(self, x: Tensor, y: Tensor, result: Pass) -> Tensor:
         """This process's share of the loss: over all rows, their shares add up to it."""
         sae = self.sae
-        error = (result.nested - y[:, None]).square()
-        loss = (error.mean(2) + FLOOR).sqrt().mean() if self.config.robust else error.mean()
+        loss = result.error
+        if self.config.robust:
+            loss = ((result.nested - y[:, None]).square().mean(2) + FLOOR).sqrt().mean()
         penalty = sae.activation.penalty(sae, result.pairs, result.values)
         if penalty is not None:
             loss = loss + (self.controller.weight * penalty if sae.activation.steered else penalty)
@@ -155,8 +163,10 @@ class Trainer:
         fires = rows.add(result.support.total_by_latent(own))
         self.silent.add_(n).masked_fill_(fires > 0, 0)
         self.frequency.lerp_(fires / n, self.sae.config.threshold_rate)
-        error = F.mse_loss(result.reconstruction, y, reduction="sum")
-        spread = F.mse_loss(y, self.center.expand_as(y), reduction="sum")
+        error = result.error.detach() * y.numel()
+        if result.nested.shape[1] > 1:  # only that of all latents counts
+            error = F.mse_loss(result.reconstruction, y, reduction="sum")
+        spread = sparse.squared_distance(y, self.center)
         found = rows.add(torch.stack([error, spread, active.sum(), own.sum()]))
         self.group.latents.add(found[2:])
         self.controller.observe(found[3] / n, self.sae.budget)
