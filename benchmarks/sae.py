@@ -49,7 +49,7 @@ def ours(size: Size, kind: str, way: str) -> Step:
         blocks.has_bfloat16 = lambda: False
     config = SAEConfig(size.d_in, size.width, size.l0, kind, revival="forced" if way == "forced" else "none")
     train = TrainConfig(steps=10**6, l0_start=1.0, precision="bfloat16" if way == "bfloat16" else "float32")
-    data = Calibration(torch.zeros(size.d_in), 1.0, "", torch.zeros(2, size.d_in))
+    data = Calibration(torch.zeros(size.d_in), (1.0,), "", torch.zeros(2, size.d_in))
     return Trainer(config, train, data).advance
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from digon.coders import formats
 from digon.coders.sae import Nested, SAEConfig, Target

@@ -81,7 +81,7 @@ class Dense:
 
 def start(config: SAEConfig, train: TrainConfig = CONFIG) -> Trainer:
     x = batch(99)
-    trainer = Trainer(config, train, Calibration(0.1 * x[0], 1.0, "", x))
+    trainer = Trainer(config, train, Calibration(0.1 * x[0], (1.0,), "", x))
     with torch.no_grad():
         for name, tensor in trainer.sae.state_dict().items():
             noise = torch.randn(tensor.shape, generator=rng.stream(5, name))
@@ -123,9 +123,9 @@ def test_steps_are_those_of_dense_autograd(activation, revival, tied, way):
         loss.backward()
         sae.budget = ours.sae.budget = budget(step, L0, WIDTH, CONFIG)
         result = ours.sae(x, turn, None)
-        torch.testing.assert_close(ours._loss(x, result), loss, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours._loss(x, x, result), loss, rtol=1e-5, atol=1e-6)
         gradients = torch.autograd.grad(
-            ours._loss(x, ours.sae(x, turn, None)), list(ours.sae.parameters()), allow_unused=True
+            ours._loss(x, x, ours.sae(x, turn, None)), list(ours.sae.parameters()), allow_unused=True
         )
         for name, got, p in zip(names, gradients, sae.parameters(), strict=True):
             wanted = torch.zeros_like(p) if p.grad is None else p.grad
@@ -168,7 +168,7 @@ def test_bfloat16_products_train_as_well(Planted):
     for precision in ("float32", "bfloat16"):
         planted = Planted(n=64, d=16)
         x = planted.draw(512, "first")
-        data = Calibration(x.mean(0), 1.0, "", x)
+        data = Calibration(x.mean(0), (1.0,), "", x)
         train = TrainConfig(steps=150, lr=3e-3, precision=precision)
         trainer = Trainer(SAEConfig(16, 128, 3, "topk"), train, data)
         for step in range(150):

@@ -23,9 +23,10 @@ def shards(tmp_path_factory):
     sizes = {"a": 8, "b": 6, "c": 4}
     writer = ShardWriter(root, HarvestPlan(sizes, "float32", "model", "data", {}))
     rows = torch.arange(600)
+    documents = [f"document {i}" for i in range(60)]
     codes = torch.rand(600, 12, generator=rng.stream(0, "on")).lt(0.12) * 1.0
     values = {name: codes @ torch.randn(12, d, generator=rng.stream(0, name)) for name, d in sizes.items()}
-    writer.append(Rows(values, rows, rows, rows), [], 1)
+    writer.append(Rows(values, rows, rows // 10, rows % 10), documents, 1)
     writer.finish()
     return root
 
@@ -34,18 +35,18 @@ def run(shards, capsys, *words: str) -> dict:
     base = ["decode", str(shards), "--l0", "2", "--latents", "16", "--steps", "20", "--batch", "64", "--json"]
     code = main([*base, *words])
     captured = capsys.readouterr()
-    return json.loads(captured.out if code == 0 else captured.err) | {"code": code}
+    return json.loads(captured.out or captured.err) | {"code": code}
 
 
 def test_a_transcoder(shards, capsys):
     found = run(shards, capsys, "--site", "a", "--target-site", "b", "--skip")
     folder = shards / "sae/a-to-b-skip.batchtopk-16-l0-2"
     assert found["weights"] == str(folder)
-    assert "SAELens" in found["next"]
+    assert "SAELens" in found["use"]
     sae, store = formats.load(folder), ActivationStore.open(shards)
     assert sae.config.target == Target(6, skip=True)
     totals = evaluate_pairs(sae, [(store.values("a"), store.values("b"))])
-    assert f"{100 * totals.fvu:.1f} % of the variance of b unexplained" in found["sentences"][0]
+    assert f"{100 * totals.fvu:.1f} % of the variance of b unexplained" in found["sentences"][-1]
     codes = Latents.load(folder / "codes.safetensors", "a.sae", 600)
     torch.testing.assert_close(codes.columns(0, 16), sae.encode(store.values("a")).dense())
 
@@ -59,7 +60,7 @@ def test_a_crosscoder(shards, capsys):
     assert sae.site_scale.tolist() == pytest.approx(scales, rel=0.1)
     kept = weights.read_tensors(folder / "sharing.safetensors")["share"]
     assert torch.equal(kept, sharing(sae).share)
-    assert all(word in found["sentences"][0] for word in ("belong to a alone", "variance of c", "are shared"))
+    assert all(word in found["sentences"][-1] for word in ("belong to a alone", "variance of c", "are shared"))
     codes = Latents.load(folder / "codes.safetensors", "a+b+c.sae", 600)
     x = torch.cat([store.values(site) for site in "abc"], 1)
     torch.testing.assert_close(codes.columns(0, 16), sae.encode(x).dense())
@@ -67,7 +68,7 @@ def test_a_crosscoder(shards, capsys):
 
 def test_refinements_are_kept_and_other_tools_refuse_them(shards, capsys):
     found = run(shards, capsys, "--site", "a", "--refinements", "2")
-    assert "SAELens" not in found["next"]
+    assert "SAELens" not in found["use"]
     folder = shards / "sae/a.batchtopk-refined2-16-l0-2"
     assert formats.load(folder).config.refinements == 2
     cfg = json.loads((folder / "cfg.json").read_text())

@@ -21,7 +21,11 @@ FLAGS = ("--site", "mlp", "--latents", "32", "--l0", "2", "--batch", "64", "--js
 def write(root: Path) -> Path:
     writer = ShardWriter(root, HarvestPlan({"mlp": 16}, "float32", "model", "data", {}))
     rows = torch.arange(700)
-    writer.append(Rows({"mlp": torch.randn(700, 16, generator=rng.stream(0, "rows"))}, rows, rows, rows), [], 1)
+    writer.append(
+        Rows({"mlp": torch.randn(700, 16, generator=rng.stream(0, "rows"))}, rows, rows // 10, rows % 10),
+        [f"document {i}" for i in range(70)],
+        1,
+    )
     writer.finish()
     return root
 

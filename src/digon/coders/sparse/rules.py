@@ -89,15 +89,17 @@ class PerRow:
         if extra == 0:
             return found
         table = found.take(slice(0, own))
-        rest = found.take(slice(own, None))
         places = table.priority.view(rows, self.count).argsort(dim=1)
-        by_row = stable_order(rest.rows, rows)[0]
-        rest = rest.take(by_row)
-        turn = torch.arange(extra, device=rest.rows.device) - torch.searchsorted(rest.rows, rest.rows)
+        order = found.priority[own:].argsort(descending=True)
+        order = own + order[stable_order(found.rows[own:][order], rows)[0]]
+        rest = found.take(
+            order
+        )  # by row, the strongest first: the t-th takes the t-th smallest place if it is stronger
+        turn = torch.arange(extra, device=order.device) - torch.searchsorted(rest.rows, rest.rows)
         place = rest.rows * self.count + places[rest.rows, turn.clamp_max(self.count - 1)]
-        free = (turn < self.count) & ~table.marked[place]  # type: ignore[index]
+        taken = (turn < self.count) & (rest.priority > table.priority[place])
         source = torch.arange(own, device=place.device)
-        source[place[free]] = own + by_row[free]
+        source[place[taken]] = order[taken]
         return found.take(source)
 
 
