@@ -102,7 +102,8 @@ def decode(settings: Annotated[DecodeConfig, tyro.conf.arg(name="")]) -> dict[st
     from .studies.decode import decode_run
 
     result = decode_run(settings)
-    return {**_with_page(result), "weights": result["weights"], "use": result["next"]}
+    # Of several processes only the first one has something to say.
+    return {**_with_page(result), "weights": result["weights"], "use": result["next"]} if result else {}
 
 
 def reproduce(
