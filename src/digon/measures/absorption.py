@@ -14,6 +14,7 @@ wherever atoms overlap, absorbed or not, and tied ones never do: the mismatch sa
 they are too close: count them apart, as twins. On a tree world (256 features in 64 dimensions, as many latents) trained for
 3,000 steps, 13 of 18 suspects were absorbed by the truth and 1 was fine; of 72 absorbed latents the others escaped, as they
 overlap no more than by chance. Trained for 400 steps, when most latents stand for nothing yet, 1 of 10 suspects was absorbed.
+The thresholds were chosen on such worlds, so expect less of others.
 
 Source: feature absorption, Chanin et al. 2024. The two signs and their thresholds are ours.
 """

@@ -9,7 +9,7 @@ const MEASURES = {
   dense_share: ["dense latents", "share of latents that are active on more than a tenth of the rows", "0 to 1", "Some features are frequent. A dense latent is suspicious, not wrong."],
   twin_share: ["twins", "share of latents with another atom at a cosine of .9 or more: copies", "0 to 1", "It finds what the other numbers forgive: a dictionary of copies has few dead latents and probes well."],
   absorption_suspects: ["suspects of absorption", "share of latents whose atom carries that of a latent at least as frequent, beyond what random directions of equal second moment reach, while that latent is silent on most of their rows", "0 to 1",
-    "A suspicion: on a world of known truth 13 of 18 were right after long training, 1 of 10 after short, and most absorbed latents escaped. Features split into parts that exclude each other look alike; close copies are twins instead."],
+    "A suspicion: on the world of known truth that its thresholds were chosen on, 13 of 18 were right after long training, 1 of 10 after short, and most absorbed latents escaped. Features split into parts that exclude each other look alike; close copies are twins instead."],
   encoder_mismatch: ["encoder mismatch", "1 − cosine of a latent's encoder row and its atom: it listens for something else than it writes", "0 = the same direction; 1 = unrelated; up to 2",
     "Encoders differ from atoms wherever atoms overlap, absorbed or not. Tied weights would read 0 whatever they learned, so they have no value."],
   ce_clean: ["loss of the network", "loss of the untouched network on the next token", "0 and above, nats per token", "The scale for the rises below it."],
