@@ -132,7 +132,7 @@ class Client:
 
         Raises: RunError where a loop runs already, as in a notebook: await the work there.
         """
-        if asyncio._get_running_loop() is not None:
+        if _loop_is_running():
             work.close()
             raise RunError(
                 "an event loop is running already, as in a notebook", expected="to be called outside of it",
@@ -327,3 +327,11 @@ def bar(title: str) -> Iterator[Watch]:
             line.update(task, total=now.total, completed=now.done, description=note)
 
         yield watch
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
