@@ -66,7 +66,7 @@ def decode_run(config: DecodeConfig) -> dict[str, Any]:
     first = next(iter(trained))
     return {
         "run": str(config.run),
-        "dictionaries": [dictionaries.summary(folder) for folder in trained],
+        "dictionaries": [dictionaries.summary(folder) for folder in trained] if len(_sites(config)) == 1 else [],
         "sentences": sentences,
         "failed": failed,
         "weights": str(first) if len(trained) == 1 else [str(folder) for folder in trained],
