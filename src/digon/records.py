@@ -179,6 +179,47 @@ class Score:
     baseline: Measurement
     """The top-and-random score of other units' explanations on this unit."""
     flags: tuple[str, ...] = ()
+    population: Measurement | None = None
+    """The same over all tokens of unseen documents."""
+    permuted: Measurement | None = None
+    """Top-and-random of the same simulated values put on other excerpts: what chance reaches."""
+    ablation: Measurement | None = None
+    """How much of what the network does with the unit survives when simulated values stand in for it."""
+    choices: tuple[Measurement, ...] = ()
+    """Detection, fuzzing, intruder and neighbors; the null of each is what a constant answer reaches."""
+    simulated_share: Number = 1.0
+    """Share of the scored tokens for which there was a simulated value."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Provenance:
+    """Which language model said it, and what that took."""
+
+    model: str
+    """Name that the server gave."""
+    address: str
+    """Server, without any key."""
+    prompt: str
+    """Digest of the prompt."""
+    calls: int
+    """Answers that it rests on."""
+    method: str = ""
+    """How values were simulated: the first way of the chain that the server allows."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Arc:
+    """One step of an automaton: from a state, on one of these tokens, to a state nearer the match.
+
+    Read from the last token backward, as matching does.
+    """
+
+    start: int
+    end: int
+    label: str
+    """Tokens, or "any"."""
+    value: Number = math.nan
+    """Activation, if the match may end here."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -190,6 +231,42 @@ class Explanation:
     bits: Number
     """Description length of the explanation."""
     score: Score | None = None
+    automaton: tuple[Arc, ...] = ()
+    """What is drawn, for explainers that match patterns."""
+    provenance: Provenance | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Coverage:
+    """How much of a unit the first 1, 2, … explanations predict together, on documents that they have not seen."""
+
+    names: tuple[str, ...]
+    """Explanations in the order in which they were added."""
+    explained: tuple[Number, ...]
+    """Squared correlation after each. Range: [0, 1]."""
+    low: tuple[Number, ...]
+    high: tuple[Number, ...]
+    effective: Measurement
+    """Effective number of explanations: one over the sum of squared shares of the gain."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Sense:
+    """One of the kinds of context that a unit responds to."""
+
+    text: str
+    share: Number
+    """Share of the unit's activation. Range: [0, 1]."""
+    documents: tuple[str, ...] = ()
+    """Documents of the exemplars that belong to it."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Promotion:
+    """A token whose logit the unit raises, or lowers if negative, per unit of activation."""
+
+    token: str
+    logit: Number
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -223,6 +300,12 @@ class UnitCard:
     explanations: tuple[Explanation, ...] = ()
     checks: tuple[Check, ...] = ()
     neighbors: tuple[Neighbor, ...] = ()
+    sign: Literal[1, -1] = 1
+    """−1: the card is about how far the unit falls, not how far it rises."""
+    coverage: Coverage | None = None
+    senses: tuple[Sense, ...] = ()
+    promotions: tuple[Promotion, ...] = ()
+    """Tokens that the unit writes, strongest first."""
 
 
 ClaimKind = Literal["published", "exact", "ours"]

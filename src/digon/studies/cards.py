@@ -14,7 +14,8 @@ from torch import Tensor
 from .. import rng
 from ..explain import exemplars as ex
 from ..explain import scorers
-from ..explain.explainers import Contexts, LookUp, NGrams, Patterns
+from ..explain.exemplars import Contexts
+from ..explain.explainers import LookUp, NGrams, Patterns
 from ..hosts.load import Host
 from ..records import Explanation, Histogram, Measurement, Neighbor, UnitCard
 from ..store.runs import Run
