@@ -115,6 +115,21 @@ def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
     return float(correlation_of(sums[:, None])[0])
 
 
+def rsquared(a: Float[Tensor, " n"], m: Float[Tensor, " n"]) -> float:
+    """1 − mean (a − m)² / mean a², as neuron-explainer defines it: relative to zero, not to the mean.
+
+    Range: up to 1; NaN where all real values are 0.
+    """
+    power = float(a.double().square().mean())
+    return 1 - float((a.double() - m.double()).square().mean()) / power if power > 0 else math.nan
+
+
+def absolute_explained(a: Float[Tensor, " n"], m: Float[Tensor, " n"]) -> float:
+    """1 − mean |a − m| / mean |a|. Range: up to 1; NaN where all real values are 0."""
+    size = float(a.double().abs().mean())
+    return 1 - float((a.double() - m.double()).abs().mean()) / size if size > 0 else math.nan
+
+
 def calibrated(
     real: Float[Tensor, "n units"], simulated: Float[Tensor, "n units"], excerpts: Excerpts
 ) -> Float[Tensor, "n units"]:
