@@ -31,12 +31,19 @@ const MEASURES = {
   coverage: ["coverage", "share of features whose matched atom has a cosine of .9 or more", "0 to 1", "About directions alone."],
   slope: ["shrinkage", "code over true strength on common rows, median over found features", "1 = no shrinkage", "Of features that were found only."],
   public_f1: ["F1 as published", "F1 of every latent with the feature of largest |cosine|, mean over latents; several may share one", "0 to 1", "Copies of one easy feature read 1. It stands here to be compared with published tables, not to be believed."],
+  shared: ["shared latents", "share of latents that belong to no site alone", "0 to 1", "Two unrelated features that always come together share a latent as well."],
   l0_true: ["active features", "mean number of features of the world that are active per row", "0 and above", "A fact of the world, not of the dictionary."],
+};
+const PER_SITE = {
+  fvu_of: ["fvu of", "fraction of variance of this site that the code of all sites leaves unexplained", "0 = exact; 1 = no better than the mean", "Sites compete for the same latents: compare with an autoencoder of this site at equal l0."],
+  alone_in: ["latents of", "share of latents with at least .9 of the squared norm of their atom in this site, in units of its scale", "0 to 1", "A site that nothing else resembles has many. About atoms, not about when latents are active."],
 };
 const GROUPS = [["measured", "On the harvested rows"], ["host", "In the network"], ["stability", "Over seeds"], ["truth", "Against the truth"]];
 
 function measureOf(name) {
   const probe = name.match(/^probe_(.+?)(?:_(\d+))?$/);
+  const [kind, ...site] = name.split(" ");
+  if (PER_SITE[kind] && site.length) return [`${PER_SITE[kind][0]} ${site.join(" ")}`, ...PER_SITE[kind].slice(1)];
   if (!probe) return MEASURES[name] || [name.replaceAll("_", " "), "", "", ""];
   const what = probe[1] === "dense" ? "linear probe of all neurons" : `${probe[2]} of ${PROBED[probe[1]] || probe[1]}`;
   return [`probe: ${what}`, "balanced accuracy of a logistic regression that reads a concept of the text, on documents that nothing was fitted on; mean over concepts", "½ = guessing; 1 = always right",
