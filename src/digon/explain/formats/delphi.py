@@ -11,6 +11,7 @@ Source: EleutherAI/delphi.
 """
 
 import hashlib
+import itertools
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,7 +49,7 @@ class LatentCache:
         if not names:
             raise PathError(f"no shards in {folder}", expected="<first>_<last>.safetensors, as delphi writes them")
         shards = sorted((int(found[1]), int(found[2]), path) for path in names if (found := _NAME.fullmatch(path.name)))
-        for (_, last, path), (first, _, other) in zip(shards, shards[1:], strict=False):
+        for (_, last, path), (first, _, other) in itertools.pairwise(shards):
             if first != last + 1:
                 raise CorruptError(
                     f"{path.name} and {other.name} in {folder} do not join", expected=f"a shard from {last + 1}"

@@ -18,7 +18,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,7 @@ def _card(row: Row, shown: Sequence[Row], explained: Sequence[Row], unknown: Cou
     site = row.text("hookName", "") or layer
     bands: dict[tuple[float, float], int] = {}
     excerpts = tuple(_excerpt(one, bands) for one in shown)
+    corpora = sorted({one.text("dataSource", "") for one in shown})
     density, largest = row.number("frac_nonzero"), row.number("maxActApprox")
     neighbors = zip(row.numbers("topkCosSimIndices"), row.numbers("topkCosSimValues"), strict=False)
     card = UnitCard(
@@ -118,11 +119,13 @@ def _card(row: Row, shown: Sequence[Row], explained: Sequence[Row], unknown: Cou
         (Measurement("density", density, method=METHOD), Measurement("max", largest, method=METHOD)),
         _histogram(row), excerpts, tuple(map(_explanation, explained)),
         neighbors=tuple(Neighbor(f"{model}/{site}#{int(u)}", c) for u, c in neighbors if math.isfinite(u)),
-        promotions=_promotions(row), corpus=next((one.text("dataSource", "") for one in shown), ""),
+        promotions=_promotions(row), corpus=corpora[0] if len(corpora) == 1 else "",
         levels=tuple(low for low, _ in bands),
     )  # fmt: skip
     if any(low != high for low, high in bands):
         unknown["the upper end of bands"] += 1
+    if len(corpora) > 1:
+        unknown["that excerpts come from several corpora"] += 1
     known = {"creatorId", "createdAt", "sourceSetName", "id", "authorId", "maxValue", "maxValueTokenIndex", "minValue", "hasVector",
              "vectorDefaultSteerStrength", "qualifyingTokenIndex"}  # fmt: skip
     for one in (row, *shown, *explained):
@@ -170,7 +173,7 @@ def _histogram(row: Row) -> Histogram | None:
     if len(centers) < 2 or not all(math.isfinite(h) and h == round(h) for h in heights):
         return None
     half = (centers[-1] - centers[0]) / (len(centers) - 1) / 2
-    edges = (centers[0] - half, *((a + b) / 2 for a, b in zip(centers, centers[1:], strict=False)), centers[-1] + half)
+    edges = (centers[0] - half, *((a + b) / 2 for a, b in pairwise(centers)), centers[-1] + half)
     return Histogram(edges, tuple(int(h) for h in heights))
 
 

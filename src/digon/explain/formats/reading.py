@@ -208,7 +208,8 @@ def unheld(record: object, held: set[str]) -> list[str]:
     for one in fields(record):  # type: ignore[arg-type]
         default = one.default if one.default_factory is MISSING else one.default_factory()
         value = getattr(record, one.name)
-        if one.name not in held and repr(value) != repr(default) and value not in (None, (), "", {}):
+        nothing = value in (None, (), "", {}) or (isinstance(value, float) and math.isnan(value))
+        if one.name not in held and not nothing and repr(value) != repr(default):
             found.append(one.name)
     return found
 
