@@ -113,6 +113,7 @@ def pooled(
     sums = [
         _document_sums(real, simulations, excerpts, stratum, (real[rows], [s[rows] for s in simulations]))
         for stratum in strata
+        if len(stratum)
     ]
     rho = correlation_of(torch.stack([s.sum(0) for s in sums]).sum(0))
     known = rho.isfinite()
