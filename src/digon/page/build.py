@@ -68,7 +68,8 @@ def _explained(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     cards: dict[str, Any] = {}
     for path in sorted(run.path.glob("cards/*/*.json")):
         found = run.read_json(str(path.relative_to(run.path).with_suffix("")), list[UnitCard])
-        cards |= {card.unit: _shown(card) for card in found if card.unit in kept}
+        named = {card.unit + " falling" * (card.sign < 0): card for card in found}
+        cards |= {name: _shown(card) for name, card in named.items() if name in kept}
     return {
         "facts": facts,
         "overview": run.read_json("overview", dict[str, Any]),

@@ -10,12 +10,16 @@ import numpy as np
 import torch
 
 from .. import rng
+from ..explain.explainers import LookUp, NGrams
 from ..hosts.load import Host
 from ..store.runs import Run
 from ..store.shards import ActivationStore
 from .explaining.desk import Desk, columns, measurements, neighbors
 from .settings import AuditConfig
 from .sources import Source
+
+RUNGS = (LookUp.name, NGrams.name)
+"""Explainers of an audit; `digon explain` has all."""
 
 
 def choose(table: dict[str, np.ndarray], count: int, seed: int) -> list[int]:
@@ -39,7 +43,7 @@ def write_cards(run: Run, source: Source, store: ActivationStore, host: Host, co
     values = columns(source, units) if units else torch.zeros(len(store), 0)
     near = neighbors(source, store, units, host.name)
     cards = []
-    for place, (unit, found) in enumerate(zip(units, desk.explain(values), strict=True)):
+    for place, (unit, found) in enumerate(zip(units, desk.explain(values, RUNGS), strict=True)):
         row = {name: float(column[unit]) for name, column in table.items()}
         known = measurements(row, len(store), config.seed)
         cards.append(desk.card(source, unit, values[:, place], found, known, near[place]))

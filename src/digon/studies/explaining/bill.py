@@ -11,6 +11,7 @@ from ...explain.llm.journal import Totals
 from ...explain.llm.wire import canonical
 from ...records import UnitCard
 from ...store.runs import Run
+from .desk import key_of
 from .settings import WordsConfig
 from .voices import Voices
 
@@ -70,7 +71,7 @@ def heard(run: Run, chunks: Sequence[str], config: WordsConfig, tally: Tally) ->
     for chunk in chunks:
         cards = run.read_json(f"cards/{chunk}", list[UnitCard])
         units += len(cards)
-        names = {str(card.index): card.unit for card in cards}
+        names = {key_of(card): card.unit for card in cards}
         own = [e for card in cards for e in card.explanations if e.explainer == NAME]
         explained += len(own)
         shares += [

@@ -7,18 +7,27 @@ The audit's cards and `digon explain` both come from here.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ... import rng
+from ...errors import ConfigError, did_you_mean
 from ...explain import exemplars as ex
 from ...explain import scorers
+from ...explain.coverage import cover
 from ...explain.exemplars import Contexts, Excerpts
+from ...explain.explainers import LADDER, Fitted, Shared
+from ...explain.explainers.rungs import Rung
+from ...explain.kinds import Surroundings
+from ...explain.pieces import take_apart
+from ...explain.senses import senses
 from ...hosts.load import Host
-from ...records import Coverage, Explanation, Histogram, Measurement, Neighbor, Promotion, Sense, UnitCard
+from ...records import Arc, Coverage, Explanation, Histogram, Measurement, Neighbor, Score, Sense, UnitCard
 from ...store.shards import ActivationStore
 from ..sources import Directions, Latents, Source
 
@@ -27,6 +36,15 @@ NEIGHBORS = 5
 NEIGHBOR_ROWS = 20_000
 DRAWN = 3
 """Explainers without a language model whose simulated values are kept with the exemplars: the best on the select split."""
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """An explanation that matches patterns by an automaton."""
+
+    def arcs(self, token_text: Callable[[int], str]) -> tuple[Arc, ...]:
+        """Its steps."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,17 @@ class Desk:
         contexts = Contexts.of(store.tokens, store.documents, store.positions, vocabulary)
         return cls(model, store, excerpts, contexts, tokenizer.token_text if tokenizer else _numbered, seed)
 
+    @cached_property
+    def shared(self) -> Shared:
+        """Tables that the explanations of all units share."""
+        return Shared(self.contexts, self.excerpts.row_split("fit"), self.excerpts.row_split("select"))
+
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        """What the text says around every row, by which kinds of context are told apart."""
+        store = self.store
+        return Surroundings.of(store.tokens, store.documents, store.positions, self.contexts.vocabulary, self.seed)
+
     @property
     def missing(self) -> str:
         """Why nothing can be explained, or nothing scored; empty if both can be."""
@@ -74,31 +103,63 @@ class Desk:
             name: len(self.excerpts.documents[self.excerpts.in_split(name)].unique())
             for name in ("fit", "select", "test")
         }
-        said = ", ".join(f"{count} of the {name} split" for name, count in counts.items())
+        said = ", ".join(f"{count} documents of the {name} split" for name, count in counts.items())
         if counts["fit"] == 0:
-            return f"The text has {said}: without documents of the fit split nothing can be explained."
+            return f"The text has {said}: without any of the fit split nothing can be explained."
         if counts["test"] < 2:
-            return f"The text has {said}: explanations are not scored, which takes 2 unseen documents."
+            return f"The text has {said}: explanations are not scored, which takes 2 of the test split."
         return ""
 
-    def explain(self, values: Float[Tensor, "n units"]) -> list[Found]:
+    def explain(
+        self, values: Float[Tensor, "n units"], rungs: Sequence[str] = (), *, coverage: bool = False, first: int = 0
+    ) -> list[Found]:
         """Explanations of many units with their scores; each one's baseline are the explanations of the units after it.
 
-        Raises: NonFiniteError if a unit is not finite.
+        `rungs` names the explainers, none: all. `first` numbers the units: it decides on which excerpts they are scored.
+        A unit that is not finite, or any of a text without documents to fit, gets no explanations; the others do.
+        Raises: ConfigError for an unknown explainer.
         """
-        if not bool(self.excerpts.in_split("fit").any()) or values.shape[1] == 0:
-            return [Found((), {}, {}) for _ in range(values.shape[1])]
-        select = self.excerpts.row_split("select")
+        can = values.isfinite().all(0) & bool(self.excerpts.in_split("fit").any())
+        good = can.nonzero().squeeze(1)
+        nothing = Found((), {}, {})
+        if not len(good):
+            return [nothing] * values.shape[1]
+        found = iter(self._explained(values[:, good], ladder(rungs), coverage, first))
+        return [next(found) if ok else nothing for ok in can.tolist()]
+
+    def _explained(
+        self, values: Float[Tensor, "n units"], chosen: Mapping[str, Rung], coverage: bool, first: int
+    ) -> list[Found]:
+        fitted = {name: rung(self.shared, values) for name, rung in chosen.items()}
+        simulated = {
+            name: torch.stack([one.simulate(self.contexts) for one in ones], 1) for name, ones in fitted.items()
+        }
+        scores = scorers.score_units(values, simulated, self.excerpts, self.seed, first)
+        select = {name: _correlations(values, column, self.shared.select) for name, column in simulated.items()}
         done = []
-        for real, one in zip(
-            values.T,
-            scorers.explain_units(values, self.contexts, self.excerpts, self.token_text, self.seed),
-            strict=True,
-        ):
-            chosen = {name: scorers.correlation(real[select], column[select]) for name, column in one.simulated.items()}
-            scored = tuple(_with_population(e, one.population.get(e.explainer)) for e in one.explanations)
-            done.append(Found(scored, one.simulated, chosen))
+        for unit in range(values.shape[1]):
+            own = {name: column[:, unit] for name, column in simulated.items()}
+            found = Found(
+                tuple(self._record(fitted[name][unit], name, scores[name].records[unit]) for name in chosen),
+                own,
+                {name: values[unit] for name, values in select.items()},
+            )
+            done.append(self._covered(found, values[:, unit]) if coverage else found)
         return done
+
+    def _record(self, fitted: Fitted, name: str, score: Score) -> Explanation:
+        automaton = fitted.arcs(self.token_text) if isinstance(fitted, Drawn) else ()
+        return Explanation(name, fitted.render(self.token_text), round(fitted.bits, 1), score, automaton)
+
+    def _covered(self, found: Found, values: Float[Tensor, " n"]) -> Found:
+        """The same with its coverage curve and the kinds of context that it responds to."""
+        seen = self.shared.fit | self.shared.select
+        draw = rng.stream(self.seed, "coverage")
+        simulated = found.simulated[found.best()[0]]
+        pieces = take_apart(values, simulated, self.surroundings, seen) if bool(values.max() > values.min()) else []
+        covered = cover(values, pieces, self.excerpts, self.token_text, draw)
+        told = senses(covered, values, self.excerpts, self.token_text) if covered.pieces else ()
+        return replace(found, coverage=covered.record, senses=told)
 
     def card(
         self,
@@ -108,9 +169,9 @@ class Desk:
         found: Found,
         measured: tuple[Measurement, ...],
         neighbors: tuple[Neighbor, ...] = (),
-        promotions: tuple[Promotion, ...] = (),
+        sign: Literal[1, -1] = 1,
     ) -> UnitCard:
-        """Everything about one unit."""
+        """Everything about one unit; `values` are those of the side that is explained."""
         draw = rng.stream(self.seed, "card", source.site, unit)
         data = (values, self.store.tokens, self.store.positions)
         maxima = self.excerpts.maxima(values[:, None])[:, 0]
@@ -125,20 +186,46 @@ class Desk:
             exemplars=ex.exemplars(self.excerpts, data, maxima, self.token_text, shown, draw),
             explanations=found.explanations,
             neighbors=neighbors,
+            sign=sign,
             coverage=found.coverage,
             senses=found.senses,
-            promotions=promotions,
         )
+
+
+def ladder(names: Sequence[str]) -> dict[str, Rung]:
+    """The explainers of these names, all if there is none. Raises: ConfigError that names the known ones."""
+    unknown = [name for name in names if name not in LADDER]
+    if unknown:
+        raise ConfigError(
+            f"no explainer {unknown[0]!r}", expected=", ".join(LADDER), hint=did_you_mean(unknown[0], LADDER)
+        )
+    return {name: LADDER[name] for name in LADDER if not names or name in names}
+
+
+def _correlations(
+    real: Float[Tensor, "n units"], simulated: Float[Tensor, "n units"], rows: Bool[Tensor, " n"]
+) -> list[float]:
+    """Correlation on some rows, NaN where a side is constant."""
+    if not bool(rows.any()):
+        return [math.nan] * real.shape[1]
+    a, m = real[rows].double(), simulated[rows].double()
+    a, m = a - a.mean(0), m - m.mean(0)
+    size = (a.square().sum(0) * m.square().sum(0)).sqrt()
+    return torch.where(size > 1e-9 * len(a), (a * m).sum(0) / size, math.nan).tolist()
 
 
 def _numbered(token: int) -> str:
     return f" <{token}>"
 
 
-def _with_population(explanation: Explanation, population: Measurement | None) -> Explanation:
-    if explanation.score is None or population is None:
-        return explanation
-    return replace(explanation, score=replace(explanation.score, population=population))
+def side_of(values: Float[Tensor, " n"], sign: int) -> Float[Tensor, " n"]:
+    """What a card is about: the activation, or how far it falls below its mean."""
+    return values if sign > 0 else values.mean() - values
+
+
+def key_of(card: UnitCard) -> str:
+    """What tells the cards of a site apart: the unit, with a minus if it is about how far it falls."""
+    return f"{'-' * (card.sign < 0)}{card.index}"
 
 
 def histogram(values: Float[Tensor, " n"]) -> Histogram:

@@ -1,7 +1,4 @@
-"""Scores of descriptions from simulated values of a few excerpts, of which some tokens may have none.
-
-The rows with a value make a small corpus of their own, on which the scores of the other explainers are calculated.
-"""
+"""Scores of descriptions from simulated values of a few excerpts; all other tokens are missing, and never taken as 0."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +10,6 @@ from torch import Tensor
 
 from ... import rng
 from ...explain import scorers
-from ...explain.exemplars import Excerpts
 from ...explain.llm import Simulation
 from ...records import Measurement, Score
 from .texts import Texts
@@ -27,26 +23,16 @@ def scored(
 ) -> Score:
     """The score of one description; `others` are simulations of other units' descriptions on the same excerpts.
 
-    Tokens without a value are left out; `simulated_share` says how many are left.
+    Its population is estimated from the top and random excerpts by their weights.
     """
-    part, real, simulated, chosen = _part(texts, own)
-    draw = rng.stream(seed, "words score", texts.desk.model)
-    total = sum(len(s.values) for s in own.values())
-    share = len(real) / total if total else 0.0
-    found = scorers.score(real, simulated, part, chosen, draw)
-    alone = [_alone(texts, other, seed) for other in others]
-    known = [m for m in alone if math.isfinite(m.value)]
-    if known:
-        value = sum(m.value for m in known) / len(known)
-        ends = (known[0].low, known[0].high) if len(known) == 1 else (math.nan, math.nan)
-        method = f"mean of {len(known)} descriptions of other units; {known[0].method}"
-        found = replace(
-            found,
-            baseline=replace(known[0], name="rho_other_unit", value=value, low=ends[0], high=ends[1], method=method),
-        )
+    cut, draw = texts.desk.excerpts, rng.stream(seed, "words score", texts.desk.model)
+    chosen = scorers.ScoringSet(texts.top, texts.random, texts.random)
+    column = _column(texts, own)
+    found = scorers.score(texts.values, column, cut, chosen, draw, [_column(texts, other) for other in others])
+    whole = scorers.weighted(texts.values, column, cut, chosen, draw)
     notes = [note for simulation in own.values() for note in simulation.notes]
-    flags = (*found.flags, *([f"{len(notes)} notes on simulations, such as: {notes[0]}"] if notes else []))
-    return replace(found, choices=choices, simulated_share=share, flags=flags)
+    said = (f"{len(notes)} notes on simulations, such as: {notes[0]}",) if notes else ()
+    return replace(found, population=whole, choices=choices, flags=(*found.flags, *said), further=())
 
 
 def unscored(choices: tuple[Measurement, ...]) -> Score:
@@ -57,31 +43,13 @@ def unscored(choices: tuple[Measurement, ...]) -> Score:
     )
 
 
-def _alone(texts: Texts, simulated: Simulated, seed: int) -> Measurement:
-    part, real, values, chosen = _part(texts, simulated)
-    return scorers.score(
-        real, values, part, chosen, rng.stream(seed, "words baseline", texts.desk.model)
-    ).top_and_random
-
-
-def _part(
-    texts: Texts, simulated: Simulated
-) -> tuple[Excerpts, Float[Tensor, " m"], Float[Tensor, " m"], scorers.ScoringSet]:
-    """The scored tokens with a simulated value as a corpus: its excerpts, real and simulated values, and their strata."""
-    cut, rows, values, kept = texts.desk.excerpts, [], [], []
+def _column(texts: Texts, simulated: Simulated) -> Float[Tensor, " n"]:
+    """Simulated values on their rows, on one scale from 0 to 10; NaN on all others."""
+    column = torch.full_like(texts.values, torch.nan)
     for excerpt, simulation in simulated.items():
-        column = torch.tensor(simulation.values, dtype=torch.float32) * (10 / simulation.scale)
-        known = column.isfinite()
-        if known.any():
-            rows.append(cut.rows(torch.tensor([excerpt]))[known])
-            values.append(column[known])
-            kept.append(excerpt)
-    lengths = torch.tensor([len(r) for r in rows], dtype=torch.long)
-    place = torch.tensor(kept, dtype=torch.long)
-    part = Excerpts(lengths.cumsum(0) - lengths, lengths, cut.documents[place], cut.splits[place], cut.document_ids)
-    real = texts.values[torch.cat(rows)] if rows else torch.zeros(0)
-    top, random = (torch.isin(place, wanted).nonzero().squeeze(1) for wanted in (texts.top, texts.random))
-    return part, real, torch.cat(values) if values else torch.zeros(0), scorers.ScoringSet(top, random, random)
+        rows = texts.desk.excerpts.rows(torch.tensor([excerpt]))
+        column[rows] = torch.tensor(simulation.values, dtype=column.dtype) * (10 / simulation.scale)
+    return column
 
 
 def on_excerpts(texts: Texts, simulated: Simulated, largest: float) -> dict[tuple[str, int], tuple[float, ...]]:

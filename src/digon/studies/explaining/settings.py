@@ -29,6 +29,8 @@ class ExplainConfig:
     """Folder or .safetensors file with directions [k, d]: these are explained, on the activations of --site."""
     rungs: tuple[str, ...] = ()
     """Which explainers; none named: all."""
+    coverage: bool = True
+    """Also take explanations apart into kinds of context, and count how many a unit needs."""
     ablation: bool = False
     """Also put simulated values into the network and measure what changes."""
     host: str | None = None

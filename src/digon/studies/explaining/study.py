@@ -11,54 +11,25 @@ journal before it is used. Chunks that lack answers are tried again by the next 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ... import __version__, rng
 from ... import config as configs
 from ...errors import PathError
+from ...explain.signs import expanded, sides
 from ...store.runs import Run
 from .. import survey
 from ..sources import Source
 from . import choice, summary, words
-from .desk import Desk, columns, measurements, neighbors
+from .desk import Desk, columns, key_of, ladder, measurements, neighbors, side_of
 from .settings import ExplainConfig, ExplainRun, Spending, WordsConfig
 from .target import Target, read_target, sources, stamp
-
-CHUNK = 64
-"""Units that are explained together: they share tables, and are each other's baseline."""
-Say = Callable[[str], None]
-Table = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some units of a site, and where their records go."""
-
-    source: Source
-    number: int
-    units: list[int]
-
-    @property
-    def name(self) -> str:
-        """Name of its records."""
-        return f"{self.source.site}/{self.number:05d}"
-
-
-@dataclass(frozen=True)
-class Work:
-    """One run in progress: what the stages share."""
-
-    run: Run
-    settings: ExplainRun
-    target: Target
-    desk: Desk
-    key: str
-    say: Say
+from .work import CHUNK, Chunk, Say, Table, Work
 
 
 def run_explain(
@@ -70,6 +41,7 @@ def run_explain(
     """
     say = say or _to_stderr
     choice.check(config.units)
+    ladder(config.rungs)  # names that there are not are refused before any work
     settings = ExplainRun(config, asked)
     folder = out or Path("runs") / f"explain-{Path(config.target).name}-{configs.digest(settings)[:6]}"
     started = time.perf_counter()
@@ -141,22 +113,26 @@ def _surveyed(target: Target, source: Source) -> Table | None:
 
 def _explain(work: Work, chunk: Chunk) -> None:
     """Write the cards of a chunk, and how every explanation does on the select split, by which one is chosen among several."""
-    source, store, seed = chunk.source, work.target.store, work.settings.explain.seed
+    source, store, config = chunk.source, work.target.store, work.settings.explain
     values = columns(source, chunk.units)
     table = _surveyed(work.target, source)
     if table is None:
-        draw = rng.stream(seed, "explained", source.site, chunk.number)
+        draw = rng.stream(config.seed, "explained", source.site, chunk.number)
         table = survey.measure(values, store, draw)
     else:
         table = {name: column[chunk.units] for name, column in table.items()}
     near = neighbors(source, store, chunk.units, work.target.name)
-    found = work.desk.explain(values)
-    cards = []
-    for place, unit in enumerate(chunk.units):
-        row = {name: float(column[place]) for name, column in table.items() if column.dtype.kind in "fib"}
-        known = measurements(row, len(store), seed)
-        cards.append(work.desk.card(source, unit, values[:, place], found[place], known, near[place]))
-    work.run.write_json(f"chosen/{chunk.name}", {str(u): one.select for u, one in zip(chunk.units, found, strict=True)})
+    places, signs = (side.tolist() for side in expanded(sides(values)))
+    real = torch.stack([side_of(values[:, place], sign) for place, sign in zip(places, signs, strict=True)], 1)
+    found = work.desk.explain(real, config.rungs, coverage=config.coverage, first=chunk.number * CHUNK)
+    cards, chosen = [], {}
+    for column, (place, sign) in enumerate(zip(places, signs, strict=True)):
+        row = {name: float(numbers[place]) for name, numbers in table.items() if numbers.dtype.kind in "fib"}
+        known = measurements(row, len(store), config.seed)
+        card = work.desk.card(source, chunk.units[place], real[:, column], found[column], known, near[place], sign)
+        cards.append(card)
+        chosen[key_of(card)] = found[column].select
+    work.run.write_json(f"chosen/{chunk.name}", chosen)
     work.run.write_json(f"cards/{chunk.name}", cards)
 
 

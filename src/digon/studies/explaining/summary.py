@@ -11,7 +11,7 @@ import platform
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +20,9 @@ from ...records import Explanation, Measurement, Series, UnitCard
 from ...store.runs import Run
 from .. import report
 from .bill import Heard
+from .desk import key_of
 from .settings import ExplainConfig, ExplainRun, WordsConfig
-
-if TYPE_CHECKING:
-    from .study import Chunk, Work
+from .work import Chunk, Work
 
 Chosen = dict[str, dict[str, float | None]]
 DRAWS = 400
@@ -31,7 +30,7 @@ BUDGETS = tuple(float(round(2 ** (power / 2))) for power in range(4, 33))
 """Bits at which the curve is drawn: 4 to 65,536, two per doubling."""
 
 
-def write(work: "Work", chunks: Sequence["Chunk"], heard: Heard | None, notes: Sequence[str]) -> None:
+def write(work: Work, chunks: Sequence[Chunk], heard: Heard | None, notes: Sequence[str]) -> None:
     """Write units.parquet, explanations.parquet, measurements.parquet, curves.json, overview.json and facts.json."""
     run, seed = work.run, work.settings.explain.seed
     sites = list(dict.fromkeys(chunk.source.site for chunk in chunks))
@@ -71,10 +70,15 @@ def value(explanation: Explanation, name: str) -> float:
 
 def best(card: UnitCard, chosen: Chosen) -> Explanation | None:
     """The explanation that does best on the select split; of a unit without any such number, the last one."""
-    known = chosen.get(str(card.index), {})
+    known = chosen.get(key_of(card), {})
     ranked = [(known.get(e.explainer), e) for e in card.explanations]
     able = [(score, e) for score, e in ranked if score is not None and math.isfinite(score)]
     return max(able, key=lambda pair: pair[0])[1] if able else (card.explanations[-1] if card.explanations else None)
+
+
+def name_of(card: UnitCard) -> str:
+    """Address of the unit, with what the card is about if it falls."""
+    return card.unit + " falling" * (card.sign < 0)
 
 
 def _index(cards: Sequence[UnitCard], chosen: dict[str, Chosen]) -> dict[str, np.ndarray]:
@@ -119,9 +123,9 @@ def _explanations(cards: Sequence[UnitCard], chosen: dict[str, Chosen]) -> dict[
     """A row per explanation: what queries and plots need."""
     scores = ("top_and_random", "random_only", "population", "baseline", "permuted", "ablation")
     pairs = [(card, e) for card in cards for e in card.explanations]
-    select = [chosen[card.site].get(str(card.index), {}).get(e.explainer) for card, e in pairs]
+    select = [chosen[card.site].get(key_of(card), {}).get(e.explainer) for card, e in pairs]
     columns: dict[str, np.ndarray] = {
-        "unit": np.array([card.unit for card, _ in pairs], dtype=object),
+        "unit": np.array([name_of(card) for card, _ in pairs], dtype=object),
         "site": np.array([card.site for card, _ in pairs], dtype=object),
         "explainer": np.array([e.explainer for _, e in pairs], dtype=object),
         "bits": np.array([e.bits for _, e in pairs], float),
@@ -144,7 +148,7 @@ def curve(site: str, cards: Sequence[UnitCard], chosen: Chosen, seed: int) -> Se
 
 
 def _affordable(card: UnitCard, chosen: Chosen, bits: float) -> float:
-    known = chosen.get(str(card.index), {})
+    known = chosen.get(key_of(card), {})
     able = [(known.get(e.explainer), value(e, "population")) for e in card.explanations if e.bits <= bits]
     ranked = [
         (select, rho) for select, rho in able if select is not None and math.isfinite(select) and math.isfinite(rho)
@@ -221,7 +225,7 @@ def _sentences(
     return lines + [{"about": "words", "text": text} for text in (heard.sentences if heard else ())]
 
 
-def _facts(work: "Work", sites: Sequence[str], heard: Heard | None) -> dict[str, Any]:
+def _facts(work: Work, sites: Sequence[str], heard: Heard | None) -> dict[str, Any]:
     target, config, store = work.target, work.settings.explain, work.target.store
     facts: dict[str, Any] = {
         "kind": "explained",

@@ -77,8 +77,8 @@ class Texts:
         return {str(cut.document_ids[int(d)]) for d in cut.documents[excerpts]}
 
 
-def acting(host: Host | None, source: Source, unit: int) -> Act | None:
-    """What the unit does on any texts; None where the network is not known, or the unit is a latent of stored codes."""
+def acting(host: Host | None, source: Source, unit: int, sign: int, mean: float) -> Act | None:
+    """What the unit, or how far it falls below its mean, does on any texts; None where the network is not known, or the unit is a latent of stored codes."""
     if host is None or host.tokenizer is None or isinstance(source, Latents):
         return None
     tokenizer = host.tokenizer
@@ -98,7 +98,11 @@ def acting(host: Host | None, source: Source, unit: int) -> Act | None:
             rows = rows.float().cpu()
             values = rows @ source.vectors[unit] if isinstance(source, Directions) else rows[:, unit]
             tokens = tuple(tokenizer.token_text(token) for token in ids)
-            found.append(Excerpt(f"written {number}", 0, tokens, tuple(values.tolist()), "random"))
+            found.append(
+                Excerpt(
+                    f"written {number}", 0, tokens, tuple((values if sign > 0 else mean - values).tolist()), "random"
+                )
+            )
         return found
 
     return act

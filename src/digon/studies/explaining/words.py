@@ -12,26 +12,23 @@ with one sentence. Tokens without a simulated value are left out and counted, ne
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
 from ...errors import AccessError, BudgetError, ContextError, DigonError, ServerError, StorageError
 from ...explain.llm import Simulation, scorers, simulate
-from ...explain.llm.explainers import Judged, Meaning, best_of, explain, judge, meanings, revise
-from ...records import Excerpt, Measurement
+from ...explain.llm.explainers import Judged, best_of, explain, judge, meanings, revise
+from ...records import Excerpt, Measurement, UnitCard
 from ..sources import Source
 from . import written
 from .bill import Heard, Tally, heard
-from .desk import columns
+from .desk import columns, key_of, side_of
 from .judged import places
+from .said import Said
 from .settings import Spending, WordsConfig
 from .texts import Texts, acting
 from .voices import Voices, opened
-
-if TYPE_CHECKING:
-    from .study import Chunk, Work
+from .work import Chunk, Work
 
 WAVE = 8
 """Units that are asked about at once; the calls of all of them share the limits."""
@@ -39,28 +36,11 @@ FATAL = (AccessError, BudgetError, StorageError)
 """Errors that every other unit would meet, too."""
 
 
-@dataclass
-class Said:
-    """What is known of one unit so far."""
-
-    unit: int
-    texts: Texts
-    judged: Judged | None = None
-    meanings: list[Meaning] = field(default_factory=list)
-    own: dict[int, Simulation] = field(default_factory=dict)
-    others: list[dict[int, Simulation]] = field(default_factory=list)
-    choices: tuple[Measurement, ...] = ()
-    notes: list[str] = field(default_factory=list)
-    """What was done otherwise than asked."""
-    problems: list[str] = field(default_factory=list)
-    """What failed, and is worth another try."""
-
-
 class _Incomplete(Exception):
     """Some units of a chunk failed: the stage is not finished."""
 
 
-def ask(work: "Work", chunks: Sequence["Chunk"], spending: Spending) -> Heard:
+def ask(work: Work, chunks: Sequence[Chunk], spending: Spending) -> Heard:
     """Ask about every unit of every chunk. Nothing that a language model does is raised: it is in what is returned."""
     config, tally = work.settings.words, Tally()
     journal = spending.journal or work.run.path / "journal.sqlite"
@@ -81,7 +61,7 @@ def ask(work: "Work", chunks: Sequence["Chunk"], spending: Spending) -> Heard:
     return heard(work.run, [chunk.name for chunk in chunks], config, tally)
 
 
-def _chunk(work: "Work", chunk: "Chunk", voices: Voices) -> None:
+def _chunk(work: Work, chunk: Chunk, voices: Voices) -> None:
     """Ask about the units of a chunk, unless that is done. Raises: what stops the stage, after what is known is written."""
     try:
         with work.run.stage(f"words {chunk.name}", work.key) as needed:
@@ -99,15 +79,22 @@ def _chunk(work: "Work", chunk: "Chunk", voices: Voices) -> None:
         pass
 
 
-def _texts(work: "Work", chunk: "Chunk") -> list[Said]:
-    values = columns(chunk.source, chunk.units)
+def _texts(work: Work, chunk: Chunk) -> list[Said]:
+    cards = work.run.read_json(f"cards/{chunk.name}", list[UnitCard])
+    values = columns(chunk.source, [card.index for card in cards])
     return [
-        Said(unit, Texts.of(work.desk, values[:, place], chunk.source.site, unit))
-        for place, unit in enumerate(chunk.units)
+        Said(
+            card.index,
+            card.sign,
+            float(values[:, place].mean()),
+            key_of(card),
+            Texts.of(work.desk, side_of(values[:, place], card.sign), f"{chunk.source.site}/{card.sign}", card.index),
+        )
+        for place, card in enumerate(cards)
     ]
 
 
-async def _asked(work: "Work", source: Source, said: list[Said], voices: Voices) -> DigonError | None:
+async def _asked(work: Work, source: Source, said: list[Said], voices: Voices) -> DigonError | None:
     """Describe all units, then judge all; the error that ends the stage, if one does."""
     config = work.settings.words
 
@@ -149,7 +136,7 @@ async def _waves(said: Sequence[Said], step: Callable[[Said], Awaitable[None]]) 
     return None
 
 
-async def _describe(work: "Work", source: Source, one: Said, voices: Voices) -> None:
+async def _describe(work: Work, source: Source, one: Said, voices: Voices) -> None:
     config, texts = work.settings.words, one.texts
     shown, select = texts.records(texts.shown), texts.records(texts.select)
     if not any(a > 0 for e in shown for a in e.activations):
@@ -165,7 +152,7 @@ async def _describe(work: "Work", source: Source, one: Said, voices: Voices) -> 
             shown = shown[: len(shown) // 2]
             one.notes.append(f"described from {len(shown)} excerpts: more are too long for the model")
     if config.revise:
-        act = acting(work.target.host, source, one.unit)
+        act = acting(work.target.host, source, one.unit, one.sign, one.mean)
         if act is None:
             one.notes.append("not revised: the unit cannot be run on new texts")
         else:

@@ -6,7 +6,7 @@ number, so that it is priced in the currency of the patterns; without a tokenize
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...explain.explainers.base import integer_bits
 from ...explain.llm import prompts
@@ -15,29 +15,28 @@ from ...hosts.load import Host
 from ...records import Excerpt, Explanation, Provenance, Sense, UnitCard
 from . import judged
 from .bill import NAME, digest_of
+from .desk import key_of
+from .said import Said
 from .voices import Voices
-
-if TYPE_CHECKING:
-    from .study import Chunk, Work
-    from .words import Said
+from .work import Chunk, Work
 
 
-def write(work: "Work", chunk: "Chunk", said: list["Said"], voices: Voices) -> None:
+def write(work: Work, chunk: Chunk, said: list[Said], voices: Voices) -> None:
     """Update the cards of a chunk, the correlations on the select split, and `words/<chunk>.json` with what failed."""
     run, name = work.run, f"cards/{chunk.name}"
     cards: list[UnitCard] = run.read_json(name, list[UnitCard])
-    by_unit = {one.unit: one for one in said}
-    run.write_json(name, [_card(work, card, by_unit[card.index], voices) for card in cards])
+    by_key = {one.key: one for one in said}
+    run.write_json(name, [_card(work, card, by_key[key_of(card)], voices) for card in cards])
     chosen: dict[str, dict[str, Any]] = run.read_json(f"chosen/{chunk.name}", dict[str, dict[str, Any]])
     for one in said:
         if one.judged is not None and math.isfinite(one.judged.score.value):
-            chosen[str(one.unit)][NAME] = one.judged.score.value
+            chosen[one.key][NAME] = one.judged.score.value
     run.write_json(f"chosen/{chunk.name}", chosen)
-    notes = {str(one.unit): {"problems": one.problems, "notes": one.notes} for one in said if one.problems or one.notes}
+    notes = {one.key: {"problems": one.problems, "notes": one.notes} for one in said if one.problems or one.notes}
     run.write_json(f"words/{chunk.name}", notes)
 
 
-def _card(work: "Work", card: UnitCard, one: "Said", voices: Voices) -> UnitCard:
+def _card(work: Work, card: UnitCard, one: Said, voices: Voices) -> UnitCard:
     if one.judged is None:
         return card
     largest = max((a for e in one.texts.records(one.texts.shown) for a in e.activations), default=0.0)
@@ -52,7 +51,7 @@ def _card(work: "Work", card: UnitCard, one: "Said", voices: Voices) -> UnitCard
     )
 
 
-def _explanation(work: "Work", one: "Said", voices: Voices) -> Explanation:
+def _explanation(work: Work, one: Said, voices: Voices) -> Explanation:
     assert one.judged is not None, "there is a description"
     seed, text = work.settings.explain.seed, one.judged.text
     score = (
@@ -75,7 +74,7 @@ def bits(text: str, host: Host | None) -> float:
     return tokens * math.log2(len(host.tokenizer)) + integer_bits(tokens + 1)
 
 
-def _provenance(one: "Said", voices: Voices) -> Provenance:
+def _provenance(one: Said, voices: Voices) -> Provenance:
     """The prompt is the first one that was sent; answers are descriptions and simulations of this unit's own."""
     assert one.judged is not None, "there is a description"
     prompt = prompts.explain(examples(one.texts.records(one.texts.shown)))
@@ -88,7 +87,7 @@ def _provenance(one: "Said", voices: Voices) -> Provenance:
     )
 
 
-def _exemplars(card: UnitCard, one: "Said", simulated: dict[tuple[str, int], tuple[float, ...]]) -> tuple[Excerpt, ...]:
+def _exemplars(card: UnitCard, one: Said, simulated: dict[tuple[str, int], tuple[float, ...]]) -> tuple[Excerpt, ...]:
     """The card's exemplars with simulated values where there are some, and the scored excerpts that it lacked."""
     place = {(e.document, e.start): e for e in card.exemplars}
     done = [
