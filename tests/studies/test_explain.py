@@ -148,4 +148,67 @@ def test_latents_and_directions_are_units_too(tmp_path, shards, tiny):
     values = store.values(SITE)
     assert axis.histogram.edges[-1] == pytest.approx(float(values[:, 4].max()), rel=1e-5)
     sums = values.sum(1)
-    side = side_of(sums, total.sign)
+    assert total.histogram.edges[-1] == pytest.approx(float(side_of(sums, total.sign).max()), rel=1e-5)
+    sae = SAE(SAEConfig(width, 32, 4, activation="topk", seed=0))
+    formats.save(sae, tmp_path / "sae")
+    explain(shards, tmp_path / "l", host=str(tiny), site=SITE, units="top:3", latents=tmp_path / "sae")
+    cards = cards_of(tmp_path / "l", f"{SITE}.sae")
+    assert [card.kind for card in cards] == ["latent"] * 3
+    with torch.inference_mode():
+        codes = sae.encode(values)
+    for card in cards:
+        column = torch.where(codes.indices == card.index, codes.values, 0.0).sum(1)
+        assert card.histogram.edges[-1] == pytest.approx(float(side_of(column, card.sign).max()), rel=1e-4)
+    formats.save(SAE(SAEConfig(5, 8, 2)), tmp_path / "other")
+    with pytest.raises(SiteError, match="trained on"):
+        explain(shards, tmp_path / "m", host=str(tiny), site=SITE, latents=tmp_path / "other")
+
+
+def test_choices_of_units():
+    table = {
+        "density": np.array([0.1, 0.0, 0.3, 0.2]),
+        "eta2": np.array([0.1, 0.9, np.nan, 0.2]),
+        "polysemantic": np.zeros(4, bool),
+    }
+    assert choose("top:2", 4, "s", 0, table, "density") == [2, 3]
+    assert choose("top:9", 4, "s", 0, table, "eta2") == [0, 3]  # 1 never fires, 2 has no number
+    assert choose("all", 3, "s", 0) == [0, 1, 2]
+    assert choose("2,0:2,1", 4, "s", 0) == [0, 1, 2]
+    assert len(choose("sample:3", 10, "s", 0)) == 3
+    assert choose("sample:3", 10, "s", 0) == choose("sample:3", 10, "s", 0) != choose("sample:3", 10, "s", 1)
+    for wrong in ("", "x", "top:0", "5:3", "1,99", "-1", "0:99999999999999", "top:x"):
+        with pytest.raises(ConfigError):
+            choose(wrong, 10, "s", 0, table, "density")
+    with pytest.raises(ConfigError, match="no column 'densitty'"):
+        choose("top:1", 4, "s", 0, table, "densitty")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"site": "layers.9.*"}, SiteError, "no harvested site fits"),
+        ({"units": "9999"}, ConfigError, "unit 9999 is not in"),
+        ({"units": "top:3", "by": "beauty"}, ConfigError, "no column 'beauty'"),
+        ({"directions": "nowhere"}, SiteError, "2 sites"),
+        ({"directions": "nowhere", "site": SITE}, PathError, "no directions at"),
+        ({"host": "nowhere"}, ModelError, "nowhere"),
+        ({"latents": "nowhere", "site": SITE}, PathError, "no SAE at"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_words(shards, tmp_path, settings, error, said):
+    from pathlib import Path
+
+    given = {k: Path(v) if k in ("directions", "latents") else v for k, v in settings.items()}
+    with pytest.raises(error, match=said):
+        explain(shards, tmp_path / "run", **given)
+
+
+def test_bad_directions_and_another_place_for_results(shards, tmp_path):
+    save_file({"a": torch.zeros(2, 5)}, tmp_path / "narrow.safetensors")
+    with pytest.raises(ConfigError, match=r"holds a \[2, 5\]"):
+        explain(shards, tmp_path / "run", site=SITE, directions=tmp_path / "narrow.safetensors")
+    save_file({"a": torch.full((1, 24), math.nan)}, tmp_path / "nan.safetensors")
+    with pytest.raises(NonFiniteError):
+        explain(shards, tmp_path / "run", site=SITE, directions=tmp_path / "nan.safetensors")
+    with pytest.raises(ConfigError, match="together"):
+        ExplainConfig(target="x", latents=tmp_path, directions=tmp_path)
