@@ -27,7 +27,7 @@ from ...explain.kinds import Surroundings
 from ...explain.pieces import take_apart
 from ...explain.senses import senses
 from ...hosts.load import Host
-from ...records import Arc, Coverage, Explanation, Histogram, Measurement, Neighbor, Score, Sense, UnitCard
+from ...records import Arc, Coverage, Explanation, Histogram, Measurement, Neighbor, Promotion, Score, Sense, UnitCard
 from ...store.shards import ActivationStore
 from ..sources import Directions, Latents, Source
 
@@ -170,6 +170,7 @@ class Desk:
         measured: tuple[Measurement, ...],
         neighbors: tuple[Neighbor, ...] = (),
         sign: Literal[1, -1] = 1,
+        promotions: tuple[Promotion, ...] = (),
     ) -> UnitCard:
         """Everything about one unit; `values` are those of the side that is explained."""
         draw = rng.stream(self.seed, "card", source.site, unit)
@@ -189,6 +190,7 @@ class Desk:
             sign=sign,
             coverage=found.coverage,
             senses=found.senses,
+            promotions=promotions,
         )
 
 

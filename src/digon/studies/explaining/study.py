@@ -27,6 +27,7 @@ from .. import survey
 from ..sources import Source
 from . import choice, summary, words
 from .desk import Desk, columns, key_of, ladder, measurements, neighbors, side_of
+from .network import Network
 from .settings import ExplainConfig, ExplainRun, Spending, WordsConfig
 from .target import Target, read_target, sources, stamp
 from .work import CHUNK, Chunk, Say, Table, Work
@@ -51,7 +52,8 @@ def run_explain(
     run = Run.create(folder, settings)
     desk = Desk.of(target.name, target.store, target.host, config.seed)
     parts = [__version__, configs.digest(config), target.fingerprint, stamp(config.latents), stamp(config.directions)]
-    work = Work(run, settings, target, desk, "/".join(parts), say)
+    network = Network(target.host, desk) if target.host is not None else None
+    work = Work(run, settings, target, desk, network, "/".join(parts), say)
     notes = [*target.notes, *([desk.missing] if desk.missing else [])]
     for note in notes:
         say(note)
@@ -125,11 +127,15 @@ def _explain(work: Work, chunk: Chunk) -> None:
     places, signs = (side.tolist() for side in expanded(sides(values)))
     real = torch.stack([side_of(values[:, place], sign) for place, sign in zip(places, signs, strict=True)], 1)
     found = work.desk.explain(real, config.rungs, coverage=config.coverage, first=chunk.number * CHUNK)
-    cards, chosen = [], {}
+    cards, chosen, network = [], {}, work.network
     for column, (place, sign) in enumerate(zip(places, signs, strict=True)):
+        unit = chunk.units[place]
+        if config.ablation and network is not None:
+            found[column] = network.ablated(source, unit, values[:, place], real[:, column], sign, found[column])
+        promoted = network.promoted(source, unit) if network is not None else ()
         row = {name: float(numbers[place]) for name, numbers in table.items() if numbers.dtype.kind in "fib"}
         known = measurements(row, len(store), config.seed)
-        card = work.desk.card(source, chunk.units[place], real[:, column], found[column], known, near[place], sign)
+        card = work.desk.card(source, unit, real[:, column], found[column], known, near[place], sign, promoted)
         cards.append(card)
         chosen[key_of(card)] = found[column].select
     work.run.write_json(f"chosen/{chunk.name}", chosen)

@@ -8,6 +8,7 @@ import numpy as np
 from ...store.runs import Run
 from ..sources import Source
 from .desk import Desk
+from .network import Network
 from .settings import ExplainRun
 from .target import Target
 
@@ -39,5 +40,6 @@ class Work:
     settings: ExplainRun
     target: Target
     desk: Desk
+    network: Network | None
     key: str
     say: Say
