@@ -1,5 +1,5 @@
 // The automaton of an explanation, drawn so that text reads from left to right: matching begins at the last token, on the right.
-const MOST_ARCS = 48;
+const MOST_ARCS = 28;
 
 function svg(tag, attributes, ...children) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -48,8 +48,8 @@ function automaton(arcs) {
     return y;
   };
   lay(root, 0);
-  const deepest = Math.max(...[...place.values()].map((p) => p.depth)), step = 170, row = 30, width = deepest * step + 150, height = rows * row + 26;
-  const x = (state) => width - 74 - place.get(state).depth * step, y = (state) => place.get(state).y * row + 22;
+  const deepest = Math.max(...[...place.values()].map((p) => p.depth)), step = 170, row = 30, width = deepest * step + 190, height = rows * row + 26;
+  const x = (state) => width - 104 - place.get(state).depth * step, y = (state) => place.get(state).y * row + 22;
   const most = Math.max(...all.map((a) => Math.abs(a.value ?? 0)), 1e-12), drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `automaton with ${all.length} steps` });
   const label = (labels) => { const words = labels.slice(0, 3).map((l) => visible(l).replaceAll("\n", "")); const text = words.join(" | ") + (labels.length > 3 ? ` +${labels.length - 3}` : ""); return text.length > 24 ? `${text.slice(0, 23)}…` : text; };
   for (const a of [...tree, ...loops.filter((l) => place.has(l.end) && place.has(l.start))]) {
@@ -59,13 +59,14 @@ function automaton(arcs) {
     words.append(svg("title", {}, `${a.labels.map((l) => JSON.stringify(l)).join(" or ")}${a.value === null ? "" : `: ${number(a.value)}`}`));
     drawn.append(svg("path", { d: path, class: "arc" }), words);
   }
-  for (const [state, p] of place) {
+  for (const state of place.keys()) {
     const ending = all.filter((a) => a.end === state && a.value !== null).map((a) => a.value), value = ending.length ? ending.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a)) : null;
     drawn.append(svg("circle", { cx: x(state), cy: y(state), r: state === root ? 7 : 6, class: state === root ? "root" : value === null ? "state" : "end", style: value === null ? null : `fill: color-mix(in srgb, rgb(var(--real)) ${Math.round(15 + 85 * Math.abs(value) / most)}%, var(--panel))` }));
     if (value !== null) drawn.append(svg("text", { x: x(state) - 10, y: y(state) + 4, "text-anchor": "end", class: "value" }, number(value)));
     if (state === root) drawn.append(svg("text", { x: x(state) + 12, y: y(state) + 4, class: "any" }, "fires here"));
-    void p;
   }
   const left = all.length - tree.length - loops.length;
-  return el("div", {}, el("div", { class: "scroll automaton" }, drawn), el("p", { class: "soft" }, `Read from the right, backward from the token on which the unit fires; a number is the activation where a match may end${left > 0 ? `. The strongest ${tree.length} of ${all.length} steps are drawn` : ""}.`));
+  const box = el("div", { class: "scroll automaton" }, drawn);
+  requestAnimationFrame(() => { box.scrollLeft = box.scrollWidth; box.scrollTop = y(root) - box.clientHeight / 2; }); // it begins at the right
+  return el("div", {}, box, el("p", { class: "soft" }, `Read from the right, backward from the token on which the unit fires; a number is the activation where a match may end${left > 0 ? `. The strongest ${tree.length} of ${all.length} steps are drawn` : ""}.`));
 }

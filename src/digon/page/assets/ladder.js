@@ -18,7 +18,7 @@ function ladder(card) {
   const keep = (cells) => cells.filter((c, i) => head[i] !== null);
   const rows = card.explanations.map((e) => keep([
     el("span", { class: "together" }, e.score && e.score.top_and_random.value === top && scored.length > 1 ? el("strong", { title: "best on top and random" }, `${e.explainer} ★`) : e.explainer),
-    el("span", { class: "said" }, visible(e.text), e.score ? e.score.flags.map((flag) => el("small", { class: "flag" }, flag)) : null, e.provenance ? provenance(e.provenance) : null), number(e.bits),
+    el("span", { class: "said" }, visible(e.text), e.score && e.score.flags.length ? [" ", explain(`notes on ${e.explainer}`, el("ul", {}, e.score.flags.map((flag) => el("li", {}, flag))), "!")] : null, e.provenance ? provenance(e.provenance) : null), number(e.bits),
     ...shown.map(([key]) => el("span", { class: "numeral", title: e.score && e.score[key] ? e.score[key].method : null }, e.score && e.score[key] ? score(e.score[key]) : "–")),
     partial ? (e.score ? `${number(100 * e.score.simulated_share)} %` : "–") : null,
     ...choices.map((name) => { const m = e.score && e.score.choices.find((c) => c.name === name); return m ? el("span", { class: "numeral", title: `${m.method}; a constant answer reads ${number(m.null)}` }, `${score(m)} (null ${number(m.null)})`) : "–"; })]));
@@ -42,11 +42,13 @@ function rateChart(card) {
   const eta = card.measurements.find((m) => m.name === "eta2" && m.value !== null), sorted = [...points].sort((a, b) => a.bits - b.bits);
   let best = -1;
   const front = sorted.filter((e) => square(of(e).value) > best && (best = square(of(e).value)) > -1);
-  const picture = el("div", { class: "plot small", role: "img", "aria-label": `explained variance against bits: ${sorted.map((e) => `${e.explainer} ${number(e.bits)} bits ${number(square(of(e).value))}`).join("; ")}` });
-  const from = Math.log10(sorted[0].bits) - 0.15, to = Math.log10(sorted[sorted.length - 1].bits) + 0.3, ceiling = eta ? Math.max(eta.value, 0) : null;
+  let last = -1; // names that would lie on each other are left to the pointer
+  const labels = sorted.map((e) => (front.includes(e) && Math.log10(e.bits) - last > 0.55 ? ((last = Math.log10(e.bits)), e.explainer) : ""));
+  const picture = el("div", { class: "plot medium", role: "img", "aria-label": `explained variance against bits: ${sorted.map((e) => `${e.explainer} ${number(e.bits)} bits ${number(square(of(e).value))}`).join("; ")}` });
+  const from = Math.log10(sorted[0].bits) - 0.4, to = Math.log10(sorted[sorted.length - 1].bits) + 0.3, ceiling = eta ? Math.max(eta.value, 0) : null;
   const draw = () => plot(picture, [
     { type: "scatter", mode: "lines", line: { shape: "hv", color: cssColor("--line"), width: 2 }, x: front.map((e) => e.bits), y: front.map((e) => square(of(e).value)), hoverinfo: "skip" },
-    { type: "scatter", mode: "markers+text", x: sorted.map((e) => e.bits), y: sorted.map((e) => square(of(e).value)), text: sorted.map((e) => (front.includes(e) ? e.explainer : "")), textposition: "top left", cliponaxis: false, textfont: { size: 11 },
+    { type: "scatter", mode: "markers+text", x: sorted.map((e) => e.bits), y: sorted.map((e) => square(of(e).value)), text: labels, textposition: "top center", cliponaxis: false, textfont: { size: 11 },
       marker: { color: sorted.map((e) => cssColor(e.provenance ? "--link" : "--accent")), symbol: sorted.map((e) => (e.provenance ? "diamond" : "circle")), size: 9 }, customdata: sorted.map((e) => e.explainer),
       error_y: { type: "data", symmetric: false, thickness: 1, color: cssColor("--soft"), array: sorted.map((e) => Math.max(0, (square(of(e).high) ?? square(of(e).value)) - square(of(e).value))), arrayminus: sorted.map((e) => Math.max(0, square(of(e).value) - (square(of(e).low) ?? square(of(e).value)))) },
       hovertemplate: "%{customdata}: %{y:.3f} at %{x:.4g} bits<extra></extra>" }],
@@ -58,7 +60,7 @@ function rateChart(card) {
 
 function coverageChart(coverage) {
   if (!coverage || !coverage.names.length) return null;
-  const k = coverage.names.map((_, i) => i + 1), picture = el("div", { class: "plot small", role: "img", "aria-label": `explained variance of the first explanations together: ${coverage.explained.map(number).join(", ")}` });
+  const k = coverage.names.map((_, i) => i + 1), picture = el("div", { class: "plot medium", role: "img", "aria-label": `explained variance of the first explanations together: ${coverage.explained.map(number).join(", ")}` });
   const draw = () => plot(picture, [{ type: "scatter", mode: "lines+markers", x: [0, ...k], y: [0, ...coverage.explained], customdata: ["nothing", ...coverage.names], line: { color: cssColor("--accent"), width: 2 }, marker: { size: 8 },
     error_y: { type: "data", symmetric: false, thickness: 1, array: [0, ...coverage.high.map((h, i) => Math.max(0, (h ?? coverage.explained[i]) - coverage.explained[i]))], arrayminus: [0, ...coverage.low.map((l, i) => Math.max(0, coverage.explained[i] - (l ?? coverage.explained[i])))] },
     hovertemplate: "with %{customdata}: %{y:.3f}<extra></extra>" }],

@@ -34,8 +34,10 @@ from ..sources import Directions, Latents, Source
 BINS = 40
 NEIGHBORS = 5
 NEIGHBOR_ROWS = 20_000
+NEARLY = 0.95
+"""Share of the best explained variance that is good enough to be told first."""
 DRAWN = 3
-"""Explainers without a language model whose simulated values are kept with the exemplars: the best on the select split."""
+"""Explainers without a language model whose simulated values are kept with the exemplars."""
 
 
 @runtime_checkable
@@ -62,6 +64,12 @@ class Found:
         """Explainers that do best on the select split, best first."""
         known = [name for name in self.simulated if math.isfinite(self.select.get(name, math.nan))]
         return sorted(known, key=lambda name: -self.select[name])[:count] or list(self.simulated)[:count]
+
+    @property
+    def shown(self) -> list[str]:
+        """Explainers whose simulated values are kept with the exemplars: the one to be told first, then the best ones."""
+        first = told(self.explanations, self.select)
+        return list(dict.fromkeys([first.explainer, *self.best(DRAWN)]))[:DRAWN] if first else []
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,7 @@ class Desk:
         draw = rng.stream(self.seed, "card", source.site, unit)
         data = (values, self.store.tokens, self.store.positions)
         maxima = self.excerpts.maxima(values[:, None])[:, 0]
-        shown = {name: found.simulated[name] for name in found.best(DRAWN)}
+        shown = {name: found.simulated[name] for name in found.shown}
         return UnitCard(
             unit=f"{self.model}/{source.site}#{unit}",
             site=source.site,
@@ -192,6 +200,19 @@ class Desk:
             senses=found.senses,
             promotions=promotions,
         )
+
+
+def told(explanations: Sequence[Explanation], select: Mapping[str, float | None]) -> Explanation | None:
+    """The explanation that is told first: the cheapest that reaches `NEARLY` of the best ρ² on the select split.
+
+    Of a unit without any such number, the last one; None without explanations.
+    """
+    known = {e.explainer: select.get(e.explainer) for e in explanations}
+    able = {name: max(rho, 0.0) ** 2 for name, rho in known.items() if rho is not None and math.isfinite(rho)}
+    if not able:
+        return explanations[-1] if explanations else None
+    enough = NEARLY * max(able.values())
+    return min((e for e in explanations if able.get(e.explainer, -1.0) >= enough), key=lambda e: e.bits)
 
 
 def ladder(names: Sequence[str]) -> dict[str, Rung]:

@@ -22,7 +22,7 @@ from ...hosts.promotions import promotions, spread
 from ...hosts.sites import Site
 from ...records import Explanation, Measurement, Promotion
 from ..sources import Directions, Latents, Source
-from .desk import DRAWN, Desk, Found
+from .desk import Desk, Found
 
 EXCERPTS = 48
 """Random excerpts of unseen documents whose contexts are run again."""
@@ -64,14 +64,14 @@ class Network:
     def ablated(
         self, source: Source, unit: int, raw: Float[Tensor, " n"], side: Float[Tensor, " n"], sign: int, found: Found
     ) -> Found:
-        """The same with the ablation scores of the explanations that do best on the select split.
+        """The same with the ablation scores of the explanations whose values are shown.
 
         `raw` is the unit's activation, `side` what was explained of it.
         """
         site, handle = self._site(source), _handle(source, unit, raw)
         if site is None or handle is None or not found.simulated or len(self.reading.documents) == 0:
             return found
-        names = found.best(DRAWN)
+        names = found.shown
         columns = torch.stack([found.simulated[name] for name in names], 1)
         fitted = scorers.calibrated(side[:, None].expand_as(columns), columns, self.desk.excerpts)
         mean = float(raw.double().mean())

@@ -21,13 +21,14 @@ from ...store.runs import Run
 from .. import report
 from .bill import Heard
 from .desk import key_of
+from .desk import told as told_first
 from .settings import ExplainConfig, ExplainRun, WordsConfig
 from .work import Chunk, Work
 
 Chosen = dict[str, dict[str, float | None]]
 DRAWS = 400
-BUDGETS = tuple(float(round(2 ** (power / 2))) for power in range(4, 33))
-"""Bits at which the curve is drawn: 4 to 65,536, two per doubling."""
+BUDGETS = tuple(float(round(2 ** (power / 2))) for power in range(4, 41))
+"""Bits at which the curve is drawn: 4 to 2^20, two per doubling."""
 
 
 def write(work: Work, chunks: Sequence[Chunk], heard: Heard | None, notes: Sequence[str]) -> None:
@@ -68,14 +69,6 @@ def value(explanation: Explanation, name: str) -> float:
     return math.nan if found is None else found.value
 
 
-def best(card: UnitCard, chosen: Chosen) -> Explanation | None:
-    """The explanation that does best on the select split; of a unit without any such number, the last one."""
-    known = chosen.get(key_of(card), {})
-    ranked = [(known.get(e.explainer), e) for e in card.explanations]
-    able = [(score, e) for score, e in ranked if score is not None and math.isfinite(score)]
-    return max(able, key=lambda pair: pair[0])[1] if able else (card.explanations[-1] if card.explanations else None)
-
-
 def name_of(card: UnitCard) -> str:
     """Address of the unit, with what the card is about if it falls."""
     return card.unit + " falling" * (card.sign < 0)
@@ -84,7 +77,7 @@ def name_of(card: UnitCard) -> str:
 def _index(cards: Sequence[UnitCard], chosen: dict[str, Chosen]) -> dict[str, np.ndarray]:
     rows: list[dict[str, Any]] = []
     for card in cards:
-        first = best(card, chosen[card.site])
+        first = told_first(card.explanations, chosen[card.site].get(key_of(card), {}))
         row: dict[str, Any] = {
             "unit": card.unit,
             "site": card.site,
