@@ -2,7 +2,7 @@
 
     t± = E[((x − μ)/σ)±⁴], the fourth moment of each side; a normal distribution has 3/2 on either
 
-The unit is explained on the side with the heavier tail. The other side is explained as well, as a unit of its own (−x), if its
+The unit is explained on the side with the heavier tail, on the upper one if both are light. The other side is explained as well, as a unit of its own (−x), if its
 tail is heavier than twice a normal one's: a side that is bounded (relu, gelu) or of noise never is.
 
 Source: units have meanings at both ends in Choi et al. 2024; the rule by tails is ours.
@@ -30,8 +30,8 @@ class Sides:
 
     @property
     def sign(self) -> Int[Tensor, " units"]:
-        """1, or −1 where the lower tail is heavier."""
-        return torch.where(self.lower > self.upper, -1, 1)
+        """1, or −1 where the lower tail is heavier than the upper one and than a normal one's."""
+        return torch.where((self.lower > self.upper) & (self.lower > NORMAL), -1, 1)
 
     @property
     def both(self) -> Bool[Tensor, " units"]:

@@ -132,6 +132,8 @@ class Coverage:
     high: tuple[Number, ...]
     effective: Measurement
     """Effective number of explanations: one over the sum of squared shares of the gain."""
+    entropy: Measurement | None = None
+    """The same by the exponential of the shares' entropy, which counts small shares more."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,6 +1,7 @@
 """How good is a description, without simulating every token?
 
     detection   which texts hold it?                        balanced accuracy; ½ for a description of nothing
+    neighbors   the same, where the quiet texts hold tokens that fire the unit elsewhere
     fuzzing     in which texts are the right tokens marked? balanced accuracy; ½ likewise
     intruder    which of five texts does not belong?        share of right answers; 1/5 by chance; no description is shown
 
@@ -46,6 +47,22 @@ async def detection(
     """Does the description tell texts that fire the unit from texts that do not? Range: [0, 1]."""
     items = [("".join(e.tokens), True) for e in active] + [("".join(e.tokens), False) for e in quiet]
     return _balanced("detection", await _asked(client, can, prompts.detect, explanation, items, seed))
+
+
+async def neighbors(
+    client: Client,
+    can: Capabilities,
+    explanation: str,
+    active: Sequence[Excerpt],
+    near: Sequence[Excerpt],
+    seed: int = 0,
+) -> Measurement:
+    """Detection against near misses: quiet texts that hold tokens which fire the unit elsewhere. Range: [0, 1].
+
+    No embedding chooses them: what makes a text near is its tokens, and what the unit does on these elsewhere.
+    """
+    items = [("".join(e.tokens), True) for e in active] + [("".join(e.tokens), False) for e in near]
+    return _balanced("neighbors", await _asked(client, can, prompts.detect, explanation, items, seed))
 
 
 async def fuzzing(

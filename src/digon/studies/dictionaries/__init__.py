@@ -16,6 +16,7 @@ Every file is a stage of its own: a run that is killed redoes only what is missi
 
 from .place import bench as bench
 from .place import mark as mark
+from .place import named as named
 from .seeds import compare as compare
 from .sides import Sides as Sides
 from .worlds import WORLD as WORLD
