@@ -10,7 +10,7 @@ import torch
 
 from digon import rng
 from digon.cli import main
-from digon.diagnose.posterior import Opinion, fit
+from digon.diagnose.posterior import Opinion, Posterior, Reference, fit
 from digon.errors import ConfigError
 from digon.records import CAUSES
 from digon.studies.diagnosis_benchmark import runner, scores, study
@@ -290,22 +290,14 @@ def test_requests_that_cannot_be_met(tmp_path):
         study.run_benchmark(study.DiagnosisBenchmark("smoke"), tmp_path, tmp_path / "report.txt")
 
 
-def test_a_verdict_is_concluded_again_from_what_its_checks_excluded():
-    numbers = {"atoms": 3.0}
+def test_a_verdict_is_concluded_again_from_what_its_checks_excluded(monkeypatch):
+    share = {c: float(c in ("superposition", "mixed")) / 2 for c in CAUSES}
+    opinion = Opinion(share, ("superposition", "mixed"), share, False, 0.5, {})
+    monkeypatch.setattr(Posterior, "of", lambda self, numbers, access: opinion)
     told = {"causes": ["rotated"], "excluded": sorted(set(CAUSES) - {"superposition"})}
-    record = {"statistics": numbers, "verdicts": {"A": told, "B": {"causes": ["rotated"]}}}
-    again = scores.concluded(_Sure(("superposition", "mixed")), record)["verdicts"]
+    record = {"statistics": {"atoms": 3.0}, "verdicts": {"A": told, "B": {"causes": ["rotated"]}}}
+    posterior = Posterior(Reference((), np.zeros((0, 0)), (), (), ()))
+    again = scores.concluded(posterior, record)["verdicts"]
     assert set(again["A"]["causes"]) == {"superposition", "lookup"}  # what activations alone cannot tell apart
     assert again["B"]["causes"] == ["rotated"]
-    assert scores.concluded(_Sure(()), {"error": "failed"}) == {"error": "failed"}
-
-
-class _Sure:
-    """A posterior that always has the same opinion."""
-
-    def __init__(self, chosen):
-        self.chosen = chosen
-
-    def of(self, numbers, access):
-        share = {c: float(c in self.chosen) / max(1, len(self.chosen)) for c in CAUSES}
-        return Opinion(share, self.chosen, share, False, 0.5, {})
+    assert scores.concluded(posterior, {"error": "failed"}) == {"error": "failed"}
