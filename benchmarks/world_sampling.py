@@ -4,6 +4,10 @@ The dense generator takes the steps of the law as they are written: all normal v
 level by level, one product with all atoms. Both take turns, so that other load on the machine hits both; the ratio
 is the median over rounds. On a busy machine look at the ratio of processor times. `tests/worlds/test_tree.py` checks that both draw from one law.
 
+Then where the compiled sampler's time goes, on one thread: which features are active, and the sum of their atoms; the same sum if
+all atoms were in the nearest cache, and the time that reading these atoms alone takes. What is left is arithmetic that a
+dense generator has to do as well, once per root and lone feature.
+
     python benchmarks/world_sampling.py [--size full] [--rows 8192] [--rounds 5] [--threads 4]
 """
 
@@ -14,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,6 +90,34 @@ def race(world: TreeWorld, rows: int, rounds: int) -> None:
         )
 
 
+def parts(world: TreeWorld, rows: int, rounds: int) -> None:
+    """Print processor time per row of the parts of the compiled sampler, the least of the rounds."""
+    from digon.worlds.tree import kernel
+
+    room, plan, key = 256, world._plan, np.uint64(1)
+    x, counts = np.empty((rows, world.config.d), np.float32), np.zeros(rows, np.int64)
+    values, indices = np.zeros((rows, room), np.float32), np.zeros((rows, room), np.int32)
+    none = values[:, :0]  # no room: who is active is drawn and counted, but nothing is kept or mixed
+    drawn = least(lambda: kernel.draw(plan, key, 0, x, values, indices, counts), rows, rounds)
+    roots = least(lambda: kernel.draw(plan, key, 0, x, none, none.astype(np.int32), counts.copy()), rows, rounds)
+    mixed = least(lambda: kernel.mix(plan, values, indices, counts, x), rows, rounds)
+    near = indices % 8
+    cached = least(lambda: kernel.mix(plan, values, near, counts, x), rows, rounds)
+    active, size = float(counts.mean()), plan.atoms.shape[1] * plan.atoms.itemsize
+    products = len(plan.tops) * plan.rank
+    print(
+        f"one thread, µs/row: whole {drawn:.2f} = {products:,} products for roots and lone features {roots:.2f} + descent "
+        f"{drawn - roots - mixed:.2f} + sum of atoms {mixed:.2f} (in cache {cached:.2f}; {active:.1f} atoms of {size:,} bytes "
+        f"come at {active * size / mixed / 1e3:.1f} GB/s)"
+    )
+
+
+def least(task: Callable[[], object], rows: int, rounds: int) -> float:
+    """Processor time per row in µs, the least of the rounds after one to warm up."""
+    task()
+    return min(seconds(task)[1] for _ in range(rounds)) / rows * 1e6
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="full")
@@ -101,6 +134,7 @@ def main() -> None:
         f"built in {time.perf_counter() - start:.1f} s"
     )
     race(world, args.rows, args.rounds)
+    parts(world, args.rows, args.rounds)
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:,.0f} MiB (both generators)")
 
 

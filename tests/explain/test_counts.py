@@ -5,6 +5,7 @@ import torch
 
 from digon import rng
 from digon.explain import choices, counts, signs
+from digon.explain.llm.prompts import levels
 
 
 def test_always_none_is_what_an_explanation_has_to_beat():
@@ -75,3 +76,12 @@ def test_explained_units_are_found_with_few_false_ones():
     assert share.value < share.high < 0.04
     none, empty = counts.count_above(rho * 0, null, 0.8)
     assert (none.value, math.isnan(empty.value)) == (0, True)
+
+
+def test_activations_are_shown_as_whole_numbers():
+    values = [-1.0, 0.0, 0.5, 1.99, 2.0]
+    assert levels(values, 2.0) == [0, 0, 2, 9, 10]
+    assert levels(values, 2.0, up=True) == [0, 0, 3, 10, 10]
+    assert levels(values, 0.0) == [0] * 5
+    with pytest.raises(ValueError, match="NaN"):  # a missing value is never shown as silence
+        levels([math.nan], 2.0)

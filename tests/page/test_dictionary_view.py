@@ -10,6 +10,7 @@ from digon.errors import CorruptError
 from digon.page.build import build, collect
 from digon.page.dictionaries import curves, histogram
 from digon.page.terminal import list_folder, show
+from digon.records import Measurement
 
 NAMES = [f"layers.0.mlp.act.batchtopk-60-l0-{l0}" for l0 in (16, 4, 8)]
 
@@ -182,3 +183,53 @@ def test_the_terminal_shows_a_column_per_dictionary(dictionaries_run, monkeypatc
     assert lines[1].split() == ["4", "8"]
     assert lines[2].split() == ["fvu", "0.4", "[0,", "1]", "0.8", "[0,", "1]"]
     assert list_folder(dictionaries_run.path.parent)["runs"][0]["model"].startswith("acts")
+
+
+@pytest.mark.browser
+def test_a_crosscoder_says_whose_its_latents_are(dictionaries_run, make_dictionary, visit):
+    name = "layers.0+layers.1.topk-60-l0-8"
+    folder = make_dictionary(dictionaries_run, name, 8, 0.3, host=False)
+    sides = ["layers.0", "layers.1"]
+    about = folder.read_json("about", dict) | {"mode": "crosscoder", "read": sides, "written": sides}
+    folder.write_json("about", about | {"site": "layers.0 + layers.1"})
+    more = {
+        "fvu_of layers.0": 0.2,
+        "fvu_of layers.1": 0.4,
+        "alone_in layers.0": 0.5,
+        "alone_in layers.1": 0.1,
+        "shared": 0.4,
+    }
+    known = folder.read_json("measured", list[Measurement])
+    folder.write_json(
+        "measured", [*known, *(Measurement(key, value, value - 0.05, value + 0.05) for key, value in more.items())]
+    )
+    share = np.full(60, 0.25)
+    folder.write_table("latents", folder.read_table("latents") | {"share_0": share, "share_1": 1 - share})
+    tab = visit(build(dictionaries_run.path).as_uri())(f"#sae={name}")
+    rows = [text.split("\t") for text in tab.locator("#sides tbody tr").all_inner_texts()]
+    assert rows == [
+        ["layers.0", "read and written", "0.2 [0.15, 0.25]", "0.5 [0.45, 0.55]"],
+        ["layers.1", "read and written", "0.4 [0.35, 0.45]", "0.1 [0.05, 0.15]"],
+    ]
+    text = tab.inner_text("main")
+    assert "that no site has alone: 0.4 [0.35, 0.45]" in text
+    assert "that layers.0, layers.1 have in common" in text
+    assert "read and written at one site" in text
+    tab.fill("input[aria-label='open a latent by its number']", "4")
+    tab.keyboard.press("Enter")
+    assert "share in layers.1" in tab.inner_text("#latent")
+
+
+@pytest.mark.browser
+def test_a_transcoder_says_from_where_to_where(dictionaries_run, make_dictionary, visit):
+    name = "a-to-b.topk-60-l0-8"
+    folder = make_dictionary(dictionaries_run, name, 8, 0.3, host=False)
+    about = folder.read_json("about", dict) | {"mode": "transcoder", "read": ["a"], "written": ["b"], "site": "a → b"}
+    folder.write_json("about", about)
+    tab = visit(build(dictionaries_run.path).as_uri())(f"#sae={name}")
+    rows = [text.split("\t") for text in tab.locator("#sides tbody tr").all_inner_texts()]
+    assert [row[:2] for row in rows] == [["a", "read"], ["b", "written"]]
+    assert rows[1][2] == "0.3 [0.28, 0.32]"
+    assert "that read a and write b" in tab.inner_text("main")
+    others = visit(build(dictionaries_run.path).as_uri())(f"#sae={NAMES[0]}")
+    assert others.locator("#sides").count() == 0

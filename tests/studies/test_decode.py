@@ -12,7 +12,9 @@ from digon.coders.base import evaluate_pairs
 from digon.coders.sae import Target
 from digon.coders.sae.sites import sharing
 from digon.coders.train import TrainConfig, recommended, train_many
+from digon.records import Measurement
 from digon.store import weights
+from digon.store.runs import Run
 from digon.store.shards import ActivationStore, HarvestPlan, Rows, ShardWriter
 from digon.studies.sources import Latents
 
@@ -50,6 +52,16 @@ def test_a_transcoder(shards, capsys):
     assert f"{100 * totals.fvu:.1f} % of the variance of b unexplained" in found["sentences"][-1]
     codes = Latents.load(folder / "codes.safetensors", "a.sae", 600)
     torch.testing.assert_close(codes.columns(0, 16), sae.encode(store.values("a")).dense())
+    measured = {m.name: m for m in Run(folder).read_json("measured", list[Measurement])}
+    assert measured["fvu"].value == pytest.approx(totals.fvu, rel=1e-6)
+    assert measured["fvu"].low < measured["fvu"].value < measured["fvu"].high
+    assert measured["l0"].value == pytest.approx(totals.l0)
+    assert "encoder_mismatch" not in measured  # encoder rows and atoms live in different sites
+    table = Run(folder).read_table("latents")
+    assert table["density"].tolist() == pytest.approx(totals.density.tolist())
+    about = Run(folder).read_json("about", dict)
+    assert (about["mode"], about["site"]) == ("transcoder", "a → b")
+    assert found["dictionaries"][0]["fvu"].startswith(f"{totals.fvu:.3g}")
 
 
 def test_a_crosscoder(shards, capsys):
@@ -65,6 +77,19 @@ def test_a_crosscoder(shards, capsys):
     codes = Latents.load(folder / "codes.safetensors", "a+b+c.sae", 600)
     x = torch.cat([store.values(site) for site in "abc"], 1)
     torch.testing.assert_close(codes.columns(0, 16), sae.encode(x).dense())
+    measured = {m.name: m.value for m in Run(folder).read_json("measured", list[Measurement])}
+    each = evaluate_pairs(sae, [(x, x)]).fvu_by_part((8, 6, 4))
+    assert [measured[f"fvu_of {site}"] for site in "abc"] == pytest.approx(each, rel=1e-5)
+    assert measured["fvu"] == pytest.approx(sum(each) / 3, rel=1e-5)
+    whose = [measured[f"alone_in {site}"] for site in "abc"]
+    assert whose == pytest.approx(sharing(sae).alone.tolist())
+    assert measured["shared"] == pytest.approx(1 - sum(whose))
+    table = Run(folder).read_table("latents")
+    assert table["share_2"].tolist() == pytest.approx(kept[:, 2].tolist())
+    scaled = sae.W_dec / sae.site_scale.repeat_interleave(torch.tensor([8, 6, 4]))
+    unit = torch.nn.functional.normalize(scaled.detach(), dim=1)
+    cosine = (unit @ unit.T).fill_diagonal_(-1).max(1).values
+    assert table["cosine_0"].tolist() == pytest.approx(cosine.tolist(), abs=1e-5)
 
 
 def test_refinements_are_kept_and_other_tools_refuse_them(shards, capsys):

@@ -230,7 +230,7 @@ def test_the_right_dictionary_and_copies_against_the_truth(world_store, tmp_path
         assert scores["f1"].value == pytest.approx(1, abs=5e-3) if name == "right" else scores["f1"].value < 0.2
         assert scores["f1"].low <= scores["f1"].value <= scores["f1"].high
         codes = latents.Latents.encode(sae, world_store, "world", "cpu")
-        latents.write_latents(run, sae, codes, world_store, "world", 0)
+        latents.write_latents(run, sae, codes, world_store, dictionaries.Sides(("world",), ("world",)), 0)
         found = named(run.path, "measured")
         assert found["twin_share"].value == twins
         suspects = found["absorption_suspects"]

@@ -8,4 +8,5 @@ from .scorers import explain_unit as explain_unit
 from .scorers import explain_units as explain_units
 from .scorers import population as population
 from .scorers import score as score
+from .scorers import score_units as score_units
 from .splits import split_of as split_of

@@ -145,7 +145,7 @@ def _decode(audit: Audit, store: ActivationStore, site: str | None) -> list[sour
     with audit.stage(f"judge {name}", f"judge {name}: what the network loses by it, what it tells apart") as needed:
         if needed:
             bench = dictionaries.Bench(store, config.seed, audit.host, audit.corpus)
-            dictionaries.describe(folder, formats.load(folder), latents, bench, site)
+            dictionaries.describe(folder, formats.load(folder), latents, bench, dictionaries.Sides((site,), (site,)))
     with audit.stage(f"survey {name}", f"measure {width} latents of {name}") as needed:
         if needed:
             survey.survey(audit.run, latents, store, config.seed)

@@ -66,7 +66,7 @@ def decode_run(config: DecodeConfig) -> dict[str, Any]:
     first = next(iter(trained))
     return {
         "run": str(config.run),
-        "dictionaries": [dictionaries.summary(folder) for folder in trained] if len(_sites(config)) == 1 else [],
+        "dictionaries": [dictionaries.summary(folder) for folder in trained],
         "sentences": sentences,
         "failed": failed,
         "weights": str(first) if len(trained) == 1 else [str(folder) for folder in trained],
@@ -96,8 +96,7 @@ def _report(config: DecodeConfig, folder: Path, sae: SAE, bench: dictionaries.Be
     read, store = (config.site, *config.cross_sites), bench.store
     codes = Latents.encode(sae, store, read, config.device)
     codes.save(folder / "codes.safetensors")
-    if len(_sites(config)) == 1:  # what is measured compares what was read with what is written, at one site
-        dictionaries.describe(folder, sae, codes, bench, config.site)
+    dictionaries.describe(folder, sae, codes, bench, _sides(config))
     totals = evaluate_pairs(sae, _pairs(sae, _sites(config), store))
     text = (
         f"{folder.name}: {totals.l0:.1f} of {len(totals.fires)} latents active per token leave {_left(totals, config, sae)} "
@@ -129,6 +128,11 @@ def _pairs(sae: SAE, sites: tuple[str, ...], store: ActivationStore) -> Iterator
 def _sites(config: DecodeConfig) -> tuple[str, ...]:
     """All sites whose rows lie side by side."""
     return (config.site, *config.cross_sites, *([config.target_site] if config.target_site else []))
+
+
+def _sides(config: DecodeConfig) -> dictionaries.Sides:
+    read = (config.site, *config.cross_sites)
+    return dictionaries.Sides(read, read if config.target_site is None else (config.target_site,))
 
 
 def _check(config: DecodeConfig) -> None:

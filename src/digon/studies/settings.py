@@ -180,9 +180,10 @@ class DecodingBenchmark(Written):
     """Which coder finds the features of worlds that have too many of them."""
 
     sizes: tuple[Literal["smoke", "small", "medium", "large", "full"], ...] = ("small", "medium")
-    """smoke: minutes; small: 64 features; medium: 512, an hour; large: 2,048, a day; full: the published 16,384, for a GPU."""
+    """smoke: seconds; small: 64 features, half an hour; medium: 512, an hour; large: 2,048, hours; full: the published 16,384,
+    for a GPU."""
     coders: tuple[str, ...] = ()
-    """Which of standard, topk, batchtopk, jumprelu, gated, matryoshka, digon, pca, ica, dictionary, random, truth; none: all."""
+    """Which of standard, topk, batchtopk, jumprelu, gated, matryoshka, digon, flat, pca, ica, dictionary, random, truth; none: all."""
     seeds: int = 3
     """Runs of every coder; intervals take three."""
     steps: int | None = None

@@ -8,6 +8,7 @@ Source: the forms (one token per line, a placeholder in the simulator, counter-e
 al. 2023; all words are ours.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,17 +59,20 @@ _SHOTS = (
 )
 
 
-def levels(activations: Sequence[float], largest: float, scale: int = 10) -> list[int]:
+def levels(activations: Sequence[float], largest: float, scale: int = 10, *, up: bool = False) -> list[int]:
     """Activations as whole numbers: floor(scale·a/largest), negative ones 0. All 0 if the largest is not positive.
 
-    Raises: ValueError for NaN.
+    With `up`, rounded up, as delphi shows them: what is not silent is then never 0. Raises: ValueError for NaN.
 
     >>> levels([-1.0, 0.0, 0.5, 1.99, 2.0], 2.0)
     [0, 0, 2, 9, 10]
+    >>> levels([-1.0, 0.0, 0.5, 1.99, 2.0], 2.0, up=True)
+    [0, 0, 3, 10, 10]
     """
     if largest <= 0:
         return [0] * len(activations)
-    return [min(scale, int(scale * max(0.0, a) / largest)) for a in activations]
+    whole = math.ceil if up else int
+    return [min(scale, whole(scale * max(a, 0.0) / largest)) for a in activations]
 
 
 def shown(token: str) -> str:

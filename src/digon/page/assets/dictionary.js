@@ -9,6 +9,7 @@ const ORDERS = {
   suspect: ["suspects of absorption", (l) => (l.suspect >= 0 ? l.suspect_awake : Infinity)], mismatch: ["encoder furthest from atom", (l) => -(l.encoder_mismatch ?? -1)],
 };
 const LISTED = 25;
+const SIDES = { transcoder: (a) => `that read ${a.read.join(" and ")} and write ${a.written.join(" and ")}`, crosscoder: (a) => `that ${a.read.join(", ")} have in common` };
 
 function howToDecode() {
   const sites = (typeof SITES === "undefined" ? [] : SITES).filter((s) => !s.endsWith(".sae")), audit = (DATA.facts.commands || []).at(-1) || "";
@@ -25,7 +26,7 @@ function dictionaryView(state, main) {
   const probes = probesPart(d), failures = failuresPart(d), latents = latentsPart(d);
   const worth = [el("h3", {}, "What is it worth?"), el("p", { class: "soft" }, "Null: what the same measure reads where nothing was learned. Every ? tells what is measured, in which range, and how it can mislead."),
     GROUPS.filter(([key]) => (d[key] || []).length).map(([key, heading]) => [el("h4", {}, heading), measuresTable(d[key])]), missing(d)];
-  const body = el("div", {}, all.length > 1 ? chooser(all, d) : null, headline(d), el("div", { class: "columns halves" }, charts.map((c) => c.node)), worth, failures && failures.node, probes && probes.node, latents.node);
+  const body = el("div", {}, all.length > 1 ? chooser(all, d) : null, headline(d), sidesPart(d), el("div", { class: "columns halves" }, charts.map((c) => c.node)), worth, failures && failures.node, probes && probes.node, latents.node);
   // A latent opens where it stands, wherever on the page its link is.
   body.addEventListener("click", (event) => {
     const link = event.target.closest("a.latent");
@@ -49,13 +50,26 @@ function headline(d) {
   const shown = [["l0", "active per row", (m) => `of ${a.width.toLocaleString("en-US")}${a.target_l0 ? `, asked for ${a.target_l0}` : ""}`], ["fvu_fresh", "fvu", () => "on fresh text"], ["fvu", "fvu", () => "on harvested rows"],
     ["ce_recovered_mean", "loss recovered", (m) => `random directions ${number(m.null)}`], ["f1", "F1", () => "of the world's features"], ["dead_share", "dead", () => "latents that never fire"]];
   const tiles = shown.map(([name, label, more]) => { const m = named(d, name); return m && m.value !== null ? tile(number(m.value), label, more(m)) : null; });
-  return el("section", { class: "panel" }, el("p", { class: "lead" }, `${a.width.toLocaleString("en-US")} latents over ${a.d} units of ${a.site}: ${a.activation}${a.nested ? ", nested" : ""}${a.tied ? ", tied" : ""}, from ${a.rows.toLocaleString("en-US")} rows of ${a.documents.toLocaleString("en-US")} documents.`), el("div", { class: "tiles" }, tiles));
+  return el("section", { class: "panel" }, el("p", { class: "lead" }, `${a.width.toLocaleString("en-US")} latents ${SIDES[a.mode] ? SIDES[a.mode](a) : `over ${a.d} units of ${a.site}`}: ${a.activation}${a.nested ? ", nested" : ""}${a.tied ? ", tied" : ""}, from ${a.rows.toLocaleString("en-US")} rows of ${a.documents.toLocaleString("en-US")} documents.`), el("div", { class: "tiles" }, tiles));
+}
+
+// Of a transcoder or crosscoder: what is left unexplained of every site, and whose the latents are.
+function sidesPart(d) {
+  const a = d.about;
+  if (!SIDES[a.mode]) return null;
+  const told = (name) => { const m = named(d, name); return m ? el("span", { class: "numeral" }, interval(m)) : "–"; }, crossed = a.mode === "crosscoder";
+  const role = (site) => [a.read.includes(site) ? "read" : null, a.written.includes(site) ? "written" : null].filter(Boolean).join(" and ");
+  const rows = [...new Set([...a.read, ...a.written])].map((site) => [site, role(site), a.written.includes(site) ? told(a.written.length > 1 ? `fvu_of ${site}` : "fvu") : "–", ...(crossed ? [told(`alone_in ${site}`)] : [])]);
+  const shared = crossed && named(d, "shared");
+  return el("section", { id: "sides" }, el("h3", {}, crossed ? "Whose are the latents?" : "From where to where?"), table(["site", "", "fvu [95 % interval]", ...(crossed ? ["latents of its own"] : [])], rows),
+    shared ? el("p", { class: "soft" }, `Latents that no site has alone: ${interval(shared)}. A site has a latent alone if .9 of the atom's squared norm lies there, in units of the site's scale.`) : null);
 }
 
 // What was not measured, and what would have to be there.
 function missing(d) {
   const gone = [];
-  if (d.truth) gone.push("This is a world: no network reads the reconstruction, and there is no text to probe for.");
+  if (SIDES[d.about.mode]) gone.push("What the network loses, probes and truth: these are for what is read and written at one site.");
+  else if (d.truth) gone.push("This is a world: no network reads the reconstruction, and there is no text to probe for.");
   else {
     if (!d.host) gone.push("The network was not there, so nothing says what it loses by the reconstruction: digon decode … --model NAME.");
     else if (!d.host.length) gone.push("The network predicts no tokens, so there is no loss to recover.");
@@ -115,6 +129,7 @@ function latentsPart(d) {
     if (asked === undefined) return null;
     if (i === undefined) return el("p", { class: "panel not" }, `There is no latent ${asked} here: numbers go from 0 to ${d.about.width - 1}${columns.latent.length < d.about.width ? ", of which the most frequent are in this page" : ""}.`);
     const l = rows[i], facts = [["density", number(l.density)], ["mean code when active", number(l.mean_code)], ["encoder mismatch", number(l.encoder_mismatch)]];
+    (d.about.read || []).forEach((site, n) => { if (typeof l[`share_${n}`] === "number") facts.push([`share in ${site}`, number(l[`share_${n}`])]); });
     if (l.label) facts.push(["label", `${l.label}: ${FAILURES[l.label][0]}`], ["its feature", l.feature >= 0 ? `${l.feature}, cosine ${number(l.cosine)}, F1 ${number(l.f1)}` : "none"]);
     if (l.suspect >= 0) facts.push(["suspect of absorbing", [latentLink(l.suspect), `, which is active on ${(100 * l.suspect_awake).toFixed(0)} % of its rows`]]);
     const near = [0, 1, 2, 3, 4].filter((n) => l[`near_${n}`] !== undefined && l[`near_${n}`] !== null).map((n) => [l[`near_${n}`], l[`cosine_${n}`]]);

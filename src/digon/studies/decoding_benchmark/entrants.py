@@ -64,7 +64,8 @@ class Entrant:
     def recipe(self) -> str:
         """Changes if the settings of a trained one do."""
         text = repr(self.make) if isinstance(self.make, _Trained) else ""
-        text = repr(recommended(1, 1, 1)) if self.make is _ours else text
+        if isinstance(self.make, _Ours):
+            text = repr(recommended(1, 1, 1, flat=self.make.flat))
         return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
@@ -88,10 +89,16 @@ class _Trained:
         return train(sae, task.batches, TrainConfig(steps=task.steps, seed=task.seed, **how), task.folder)  # type: ignore[arg-type]
 
 
-def _ours(task: Task) -> Coder:
-    training = TrainConfig(steps=task.steps, seed=task.seed)
-    sae, how = recommended(task.d, task.width, task.l0, training, task.seed)
-    return train(sae, task.batches, how, task.folder)
+@dataclass(frozen=True)
+class _Ours:
+    """What `recommended` says."""
+
+    flat: bool = False
+
+    def __call__(self, task: Task) -> Coder:
+        training = TrainConfig(steps=task.steps, seed=task.seed)
+        sae, how = recommended(task.d, task.width, task.l0, training, task.seed, flat=self.flat)
+        return train(sae, task.batches, how, task.folder)
 
 
 def _pca(task: Task) -> Coder:
@@ -126,7 +133,8 @@ ENTRANTS: dict[str, Entrant] = {
         "BatchTopK with nested prefixes, auxiliary loss",
         _Trained({"activation": "batchtopk", "revival": "auxiliary"}, 1e-2, 0.2, prefixes=True),
     ),
-    "digon": Entrant("ours: what `recommended` says", _ours),
+    "digon": Entrant("ours, the default of `digon decode`: what `recommended` says", _Ours()),
+    "flat": Entrant("ours for features without trees (`--recipe flat`): the same without prefixes", _Ours(flat=True)),
     "pca": Entrant("principal components", _pca),
     "ica": Entrant("independent components", _ica),
     "dictionary": Entrant("online dictionary learning, orthogonal pursuit", _dictionary),

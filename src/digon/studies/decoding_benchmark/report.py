@@ -19,6 +19,8 @@ TABLES = (
     ("fvu", "fraction of variance unexplained"),
 )
 OURS = "digon"
+OTHER = "flat"
+"""Ours too, but not what is judged: nobody says beforehand which of the two suits a world."""
 LIMIT = "truth"
 DRAWN = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka", OURS, LIMIT)
 """Coders in the pictures: as many as colors."""
@@ -127,7 +129,7 @@ def verdict(cells: Sequence[Cell]) -> str:
     lost: list[str] = []
     told = 0
     for mine in (c for c in cells if c.coder == OURS):
-        for rival in (c for c in cells if c.coder not in (OURS, LIMIT) and c.l0 == mine.l0):
+        for rival in (c for c in cells if c.coder not in (OURS, OTHER, LIMIT) and c.l0 == mine.l0):
             for score in ("f1", "mcc"):
                 a, b = mine.scores[score], rival.scores[score]
                 told += 1

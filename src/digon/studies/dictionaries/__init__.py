@@ -1,10 +1,11 @@
 """What a trained dictionary is worth: records beside its weights, which the page and the command line read.
 
     <run>/sae/<name>/
-      about.json        what it is: site, activation, sizes, target l0, seed
-      latents.parquet   a row per latent: density, mean code, encoder mismatch, nearest latents, suspects of absorption
+      about.json        what it is: sites that it reads and writes, activation, sizes, target l0, seed
+      latents.parquet   a row per latent: density, mean code, encoder mismatch, nearest latents, suspects of absorption,
+                        of a crosscoder its share in every site
       geometry.json     cosines of all pairs and of nearest atoms, beside random directions
-      measured.json     fvu, l0, dead, dense, twins, absorption, with intervals
+      measured.json     fvu (of every site that is written), l0, dead, dense, twins, absorption, sharing, with intervals
       host.json         what the network loses when it reads the reconstruction     where the network is known
       probes.parquet    sparse probes of every concept; probes.json their means      where the text is known
       truth.json        scores against the truth; truth.parquet a row per latent     where the world is known
@@ -17,6 +18,7 @@ from .place import bench as bench
 from .place import mark as mark
 from .place import named as named
 from .seeds import compare as compare
+from .sides import Sides as Sides
 from .worlds import WORLD as WORLD
 from .worlds import harvest_world as harvest_world
 from .write import Bench as Bench

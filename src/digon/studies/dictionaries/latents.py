@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ... import rng
 from ...coders.sae import SAE
+from ...coders.sae.sites import sharing
 from ...measures import absorption, neighbors, sparsity, stats
 from ...measures.recovery.matching import CLOSE
 from ...records import Measurement
@@ -15,9 +16,8 @@ from ...store.runs import Run
 from ...store.shards import ActivationStore
 from ..report import share
 from ..sources import Latents
+from .sides import Sides, atoms_of, reconstruction, shared
 
-PIECE = 8192
-"""Rows that are coded at once."""
 GROUPS = 20
 """Groups of documents that are left out one at a time."""
 NEAREST = 5
@@ -25,23 +25,29 @@ SHARE_ROWS = 200_000
 """Rows whose codes are compared for absorption, spread evenly."""
 
 
-def write_latents(run: Run, sae: SAE, codes: Latents, store: ActivationStore, site: str, seed: int) -> None:
+def write_latents(run: Run, sae: SAE, codes: Latents, store: ActivationStore, sides: Sides, seed: int) -> None:
     """Write `latents.parquet`, `geometry.json` and `measured.json`."""
-    atoms = sae.W_dec.detach().float().cpu()
+    atoms = atoms_of(sae)
     docs = len(store.document_ids)
-    draw = rng.stream(seed, "dictionary", site)
+    draw = rng.stream(seed, "dictionary", *sides.read, *(sides.written if sides.mode == "transcoder" else ()))
     groups = stats.document_groups(docs, min(GROUPS, docs), draw)[store.documents]
     firings = _firings(codes, len(store))
     silence = absorption.one_sided_silence(firings, atoms, groups[firings_rows(len(store))], min(GROUPS, docs), draw)
-    mismatch = None if sae.config.tied else absorption.encoder_mismatch(sae.W_enc.detach().float().cpu(), atoms)
+    comparable = sides.mode == "autoencoder" and not sae.config.tied  # an encoder row and an atom of one space
+    mismatch = absorption.encoder_mismatch(sae.W_enc.detach().float().cpu(), atoms) if comparable else None
     cosine, near = neighbors.nearest_latents(atoms, NEAREST)
     fires = codes.starts[1:] - codes.starts[:-1]
-    run.write_table("latents", _table(codes, fires, mismatch, (cosine, near), silence))
+    table = _table(codes, fires, mismatch, (cosine, near), silence)
+    crossed = sides.mode == "crosscoder"
+    if crossed:
+        table |= {f"share_{i}": column.numpy() for i, column in enumerate(sharing(sae).share.cpu().unbind(1))}
+    run.write_table("latents", table)
     run.write_json("geometry", geometry(atoms, draw))
     run.write_json(
         "measured",
         [
-            *reconstruction(sae, store, site, draw),
+            *reconstruction(sae, store, sides, draw),
+            *(shared(sae, sides) if crossed else []),
             *_shares(fires, codes.n_rows),
             _twins(cosine, atoms),
             *_absorbed(silence, mismatch, int((fires > 0).sum()), docs),
@@ -102,33 +108,6 @@ def geometry(atoms: Tensor, draw: torch.Generator) -> dict[str, Any]:
         "atoms": k,
         "d": d,
     }
-
-
-@torch.inference_mode()
-def reconstruction(sae: SAE, store: ActivationStore, site: str, draw: torch.Generator) -> list[Measurement]:
-    """fvu and l0 of the deployed encoder on all harvested rows, the ones it was trained on."""
-    mean = store.moments(site)[1]
-    docs, start = len(store.document_ids), 0
-    device = sae.W_dec.device
-    sums = torch.zeros(docs, 4, 1, dtype=torch.float64)
-    for batch in store.batches(site, PIECE):
-        owner = store.documents[start : start + len(batch)]
-        codes = sae.encode(batch.to(device))
-        back = sae.decode(codes).cpu()
-        sums[:, :2] += sparsity.fvu_sums(batch.double(), back.double(), mean, owner, docs)
-        rows = torch.stack([sparsity.l0(codes).cpu(), torch.ones(len(batch))], 1)
-        sums[:, 2:] += stats.document_sums(rows, owner, docs)[:, :, None]
-        start += len(batch)
-    l0_of = lambda s: s[..., 0, :] / s[..., 1, :]  # noqa: E731
-    found: list[Measurement] = []
-    for name, part, statistic, null in (
-        ("fvu", sums[:, :2], sparsity.fvu_of, 1.0), ("l0", sums[:, 2:], l0_of, float("nan")),
-    ):  # fmt: skip
-        low, high = stats.bootstrap_interval(part, statistic, draw)
-        whole = statistic(part.sum(0))
-        method = "deployed encoder on all harvested rows, which it was trained on; bootstrap over documents"
-        found.append(stats.to_measurement(name, whole, (low, high), start, method=method, null=null))
-    return found
 
 
 def _shares(fires: Tensor, rows: int) -> list[Measurement]:

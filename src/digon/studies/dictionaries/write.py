@@ -15,6 +15,7 @@ from ...store.shards import ActivationStore
 from ..sources import Latents
 from . import host as network
 from . import latents, probes, truth, worlds
+from .sides import Sides
 
 FORMAT = 1
 """Raised when a record changes its meaning, so that old ones are made anew."""
@@ -36,21 +37,25 @@ class Bench:
     corpus: Corpus | None = None
 
 
-def describe(folder: Path, sae: SAE, codes: Latents, bench: Bench, site: str) -> None:
+def describe(folder: Path, sae: SAE, codes: Latents, bench: Bench, sides: Sides) -> None:
     """Write every record that the bench allows into the folder of a trained dictionary; what is there stays.
 
-    `codes` are those of all harvested rows.
+    `codes` are those of all harvested rows. Truth, network and probes judge what one site reads and writes again.
     """
     run, store, seed = Run(folder), bench.store, bench.seed
     plan = digest(store.plan)
     key = f"{FORMAT}/{files.sha256(folder / 'sae_weights.safetensors')}/{plan}/{seed}"
     config = sae.config
-    about = {"name": folder.name, "site": site, "activation": config.activation, "nested": config.nested is not None}
+    about = {"name": folder.name, "site": sides.name, "mode": sides.mode, "read": sides.read, "written": sides.written}
+    about |= {"activation": config.activation, "nested": config.nested is not None}
     about |= {"width": config.width, "d": config.d_in, "target_l0": config.l0, "seed": config.seed, "tied": config.tied}
     run.write_json("about", about | {"rows": len(store), "documents": len(store.document_ids)})
     with run.stage("latents", key) as needed:
         if needed:
-            latents.write_latents(run, sae, codes, store, site, seed)
+            latents.write_latents(run, sae, codes, store, sides, seed)
+    if sides.mode != "autoencoder":
+        return
+    (site,) = sides.read
     world = worlds.world_of(store)
     if world is not None:
         with run.stage("truth", key) as needed:
