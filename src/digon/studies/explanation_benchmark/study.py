@@ -25,9 +25,9 @@ SHARES: tuple[tuple[float, ...], ...] = (
 def trials(config: ExplanationBenchmark) -> list[Trial]:
     """Every kind of unit on every text, with every seed."""
     recipes: list[tuple[Kind, tuple[float, ...]]] = []
-    chosen: tuple[Kind, ...] = config.kinds or KINDS
-    for kind in chosen:
-        recipes += [(kind, shares) for shares in (SHARES if kind == "union" else ((1.0,),))]
+    for kind in KINDS:
+        if not config.kinds or kind in config.kinds:
+            recipes += [(kind, shares) for shares in (SHARES if kind == "union" else ((1.0,),))]
     return [
         Trial(name, config.documents, kind, shares, config.units, config.noise, config.leak, seed)
         for name in config.texts
