@@ -39,8 +39,8 @@ SMOOTHING = 0.75
 """Power of the counts of what stands around."""
 RARE = 1e-3
 """Share of the text from which a token's weight falls."""
-ALIKE = 0.5
-"""Cosine from which two kinds of context are one."""
+ALIKE = 0.7
+"""Cosine from which two kinds of context are one; chosen on seed 0 of the benchmark, which its report leaves out."""
 FEW = 20.0
 """Rows of a token that count as much as its group in how well it agrees with itself."""
 

@@ -210,7 +210,7 @@ class ExplanationBenchmark(Written):
     """Documents to draw, or files of Python's to read at most."""
     seeds: int = 3
     """Draws of documents and splits."""
-    units: int = 3
+    units: int = 2
     """Units of every kind and seed."""
     noise: float = 0.4
     """Standard deviation of the noise, in standard deviations of the rule."""

@@ -10,7 +10,7 @@ import torch
 from ...errors import ConfigError
 from ...records import to_json
 from ...store import files
-from ...worlds.units import KINDS, Kind
+from ...worlds.units import KINDS
 from .. import jobs
 from ..settings import ExplanationBenchmark
 from .report import TEXTS, cells_of, figures, markdown, verdicts
@@ -20,19 +20,20 @@ SHARES: tuple[tuple[float, ...], ...] = (
     (1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0, 1.0), (0.5, 0.3, 0.2), (0.7, 0.2, 0.1),
 )  # fmt: skip
 """Unions that are tried."""
+FIRST_SEED = 1
+"""Seed 0 was used to choose settings."""
+ALONE: tuple[tuple[float, ...], ...] = ((1.0,),)
 
 
 def trials(config: ExplanationBenchmark) -> list[Trial]:
     """Every kind of unit on every text, with every seed."""
-    recipes: list[tuple[Kind, tuple[float, ...]]] = []
-    for kind in KINDS:
-        if not config.kinds or kind in config.kinds:
-            recipes += [(kind, shares) for shares in (SHARES if kind == "union" else ((1.0,),))]
     return [
         Trial(name, config.documents, kind, shares, config.units, config.noise, config.leak, seed)
         for name in config.texts
-        for seed in range(config.seeds)
-        for kind, shares in recipes
+        for seed in range(FIRST_SEED, FIRST_SEED + config.seeds)
+        for kind in KINDS
+        if not config.kinds or kind in config.kinds
+        for shares in (SHARES if kind == "union" else ALONE)
     ]
 
 

@@ -20,7 +20,7 @@ from ...worlds.units import Kind, Recipe, Unit, build
 from ..jobs import Record
 from .texts import Text, TextName, text
 
-BESIDE = (0.3, 0.7)
+BESIDE = (0.5, 0.9)
 """Other thresholds of alike contexts at which the number of explanations is read."""
 
 
