@@ -1,5 +1,6 @@
 """Explanations that need no language model: fitted on rows, simulated exactly, rendered in words, priced in bits."""
 
+from .automaton import Automaton as Automaton
 from .backoff import BackOff as BackOff
 from .base import SHRINK as SHRINK
 from .base import VALUE_BITS as VALUE_BITS
@@ -9,6 +10,7 @@ from .concepts import Concept as Concept
 from .concepts import Scene as Scene
 from .formula import Formula as Formula
 from .formula import FormulaSearch as FormulaSearch
+from .grown import GrownAutomaton as GrownAutomaton
 from .lookup import Constant as Constant
 from .lookup import LookUp as LookUp
 from .ngrams import NGrams as NGrams

@@ -20,6 +20,7 @@ from . import backoff
 from .backoff import BackOff
 from .base import Fitted
 from .formula import FormulaSearch
+from .grown import GrownAutomaton
 from .lookup import Constant, LookUp
 from .ngrams import NGrams
 from .probe import LinearProbe
@@ -43,6 +44,7 @@ LADDER: dict[str, Rung] = {
     NGrams.name: NGrams.fit_shared,
     LinearProbe.name: LinearProbe.fit_shared,
     FormulaSearch.name: FormulaSearch.fit_shared,
+    GrownAutomaton.name: GrownAutomaton.fit_shared,
 }
 """Every rung by the name of what it makes."""
 

@@ -1,0 +1,282 @@
+"""N2G+: an automaton that is fitted to all rows, not copied from the loudest ones.
+
+1. Grow. A path is extended by a literal at any lag up to `REACH`, with gaps, where that saves more bits than it costs: one pass
+   over the rows of a path gives what every literal would select from them. A literal may lower the value as well as raise
+   it, so false positives found anywhere in the corpus revise the explanation. Tokens enriched among the largest activations
+   are looked behind even if they do not pay themselves.
+2. Match all rows with the automaton (most specific path), and set every value to the mean of the rows that it decides,
+   shrunk toward the value of the path that it extends: the ridge solution, as no row is decided twice.
+3. Prune: a path stays if without it, and without its most extreme row, its rows cost more bits than it does; and if its
+   absence raises the error on the select rows. Matching and pruning are repeated until nothing leaves.
+Bits: those of `automaton`.
+
+Sources: n-gram graphs after Foote et al. 2023 and Gao et al. 2024; all-token fitting, gaps, exceptions and pruning are ours.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..exemplars import Contexts
+from .automaton import ANY, START, Automaton, Path, path_bits
+from .base import SHRINK, VALUE_BITS
+from .concepts import LEAST, Scene
+from .shared import Shared
+
+REACH = 9
+"""Tokens that a path may span."""
+NODES, ROUNDS, SEEDS = 160, 6, 4
+"""Most paths that are grown; rounds of pruning; tokens that are looked behind though they do not pay."""
+TOP = 0.002
+"""Share of the rows that counts as the largest activations."""
+
+
+@dataclass
+class _Node:
+    path: Path
+    rows: NDArray[np.int64]
+    """Rows of the fit split that match it and nothing grown from it."""
+    value: float
+    """What is predicted on them."""
+
+
+@dataclass
+class _Growth:
+    """A unit's paths while they grow, on the fit rows in the order of the text."""
+
+    scene: Scene
+    shift: NDArray[np.float64]
+    floor: float
+    vocabulary: int
+    names: NDArray[np.int64]
+    """Token behind every number of the scene; the start comes last."""
+    error: float = 0.0
+    """Sum of squares left."""
+    nodes: list[_Node] = field(default_factory=list)
+
+    def run(self, scratch: NDArray[np.float64]) -> list[Path]:
+        """All paths that pay when they are grown."""
+        self.error = float(self.shift @ self.shift)
+        root = _Node((), np.arange(len(self.shift)), 0.0)
+        queue = [*self._extended(root, scratch), *self._opened()]
+        while queue and len(self.nodes) < NODES:
+            node = queue.pop(0)
+            self.nodes.append(node)
+            if len(node.rows) >= 2 * LEAST:
+                queue += self._extended(node, scratch)
+        return [node.path for node in self.nodes]
+
+    def _opened(self) -> list[_Node]:
+        """Tokens enriched among the largest activations."""
+        most = max(int(TOP * len(self.shift)), 2)
+        loud = self.shift >= np.partition(self.shift, -most)[-most]
+        tokens, places = self.scene.text[:2]
+        own = tokens[places]
+        counts, shown = np.bincount(own, minlength=len(self.names)), np.bincount(own[loud], minlength=len(self.names))
+        excess = shown - counts * loud.mean()
+        score = np.where((excess > 0) & (shown >= LEAST), excess**2 / np.maximum(counts, 1), 0.0)
+        known = {node.path for node in self.nodes}
+        best = [int(t) for t in np.argsort(-score, kind="stable")[:SEEDS] if score[t] > 0]
+        return [
+            _Node((int(self.names[t]),), np.flatnonzero(own == t), 0.0)
+            for t in best
+            if (int(self.names[t]),) not in known
+        ]
+
+    def _extended(self, node: _Node, scratch: NDArray[np.float64]) -> list[_Node]:
+        """Children that pay, best first; their rows leave the node."""
+        from .automaton_kernel import extensions
+
+        tokens, places, begins, _ = self.scene.text
+        found = extensions(self.shift, node.rows, tokens, places, begins, scratch, LEAST)
+        found = found[[self._new(node.path, int(lag)) for lag in found[:, 0]]] if len(found) else found
+        lag, number, n, total, low, high = found.T
+        profit = self._saved(n, total, low, high, node.value) - self._price(node.path, lag)
+        children: list[_Node] = []
+        taken = np.zeros(len(self.shift), dtype=bool)
+        inside = np.zeros(len(self.shift), dtype=bool)
+        inside[node.rows] = True
+        for k in np.argsort(-profit, kind="stable"):
+            if profit[k] <= 0 or len(children) + len(self.nodes) >= NODES:
+                break
+            rows = node.rows[self._selects(node.rows, int(lag[k]), int(number[k]))]
+            free = rows[~taken[rows]]
+            if len(free) < max(LEAST, 0.8 * len(rows)):
+                continue
+            path = _joined(node.path, int(lag[k]), int(self.names[int(number[k])]))
+            values = self.shift[free]
+            gain = float(((values - node.value) ** 2).sum() - ((values - values.mean()) ** 2).sum())
+            self.error -= gain
+            taken[free] = True
+            children.append(_Node(path, free, float(values.mean())))
+        node.rows = node.rows[~taken[node.rows]]
+        return children
+
+    def _new(self, path: Path, lag: int) -> bool:
+        return lag >= len(path) or path[lag] == ANY
+
+    def _selects(self, rows: NDArray[np.int64], lag: int, number: int) -> NDArray[np.bool_]:
+        tokens, places, begins, _ = self.scene.text
+        at = places[rows] - lag
+        if number == len(self.names) - 1:
+            return at == begins[rows] - 1
+        return (at >= begins[rows]) & (tokens[np.maximum(at, 0)] == number)
+
+    def _price(self, path: Path, lag: NDArray[np.float64]) -> NDArray[np.float64]:
+        prices = {int(x): path_bits(_joined(path, int(x), 0), self.vocabulary) for x in np.unique(lag)}
+        return np.array([prices[int(x)] for x in lag])
+
+    def _saved(
+        self,
+        n: NDArray[np.float64],
+        total: NDArray[np.float64],
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
+        without: float | NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Bits saved by a value of its own, even without the most extreme row."""
+        noise = (max(self.error, 0.0) + self.floor) / len(self.shift)
+        return saved(n, total, low, high, without) / (2 * noise * math.log(2))
+
+
+def saved(
+    n: NDArray[np.float64],
+    total: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    without: float | NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Drop of the sum of squares of n rows that get their mean in place of another value, one extreme row left out."""
+    rest = (n - 1) * without
+    excess = np.where(total > n * without, total - high - rest, rest - total + low)
+    return np.maximum(excess, 0.0) ** 2 / np.maximum(n - 1, 1)
+
+
+def _joined(path: Path, lag: int, token: int) -> Path:
+    """A path with one more literal."""
+    longer = list(path) + [ANY] * (lag + 1 - len(path))
+    longer[lag] = token
+    return tuple(longer)
+
+
+class GrownAutomaton:
+    """Fits automata to all rows (N2G+)."""
+
+    name = "N2G+"
+
+    @staticmethod
+    def fit(
+        contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
+    ) -> Automaton:
+        """The automaton of one unit."""
+        return GrownAutomaton.fit_many(contexts, values[:, None], fit, select)[0]
+
+    @staticmethod
+    def fit_many(
+        contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
+    ) -> list[Automaton]:
+        """The same for many units of a site.
+
+        Raises: NonFiniteError if a unit is not finite.
+        """
+        return GrownAutomaton.fit_shared(Shared(contexts, fit, select), values)
+
+    @staticmethod
+    def fit_shared(shared: Shared, values: Float[Tensor, "n units"]) -> list[Automaton]:
+        """The same with the tables at hand."""
+        scene, vocabulary = shared.scene, shared.contexts.vocabulary
+        names = np.append(np.unique(shared.contexts.text[0].tokens.numpy()), START)
+        scratch = np.zeros((REACH, len(names), 4))
+        sides = (shared.contexts.take(shared.fit), shared.contexts.take(shared.select))
+        ordered = tuple(side.take(s.order) for side, s in zip(sides, (scene, shared.held), strict=True))
+        found = []
+        for a, b in zip(*shared.columns(values), strict=True):
+            mean = float(a.mean())
+            floor = len(a) * (float(a.max() - a.min()) / 2**VALUE_BITS) ** 2 / 12
+            paths = _Growth(scene, a - mean, floor, vocabulary, names).run(scratch) if floor else []
+            blank = Automaton(
+                GrownAutomaton.name, 0.0, tuple(dict.fromkeys(paths)), (0.0,) * len(set(paths)), vocabulary
+            )
+            pruned = _pruned(blank, ordered, (a - mean, b - mean), floor)
+            found.append(replace(pruned, rest=pruned.rest + mean, values=tuple(v + mean for v in pruned.values)))
+        return found
+
+
+def _pruned(
+    automaton: Automaton,
+    sides: tuple[Contexts, ...],
+    shifts: tuple[NDArray[np.float64], NDArray[np.float64]],
+    floor: float,
+) -> Automaton:
+    """Values from the rows that each path decides; paths that do not pay leave."""
+    for _ in range(ROUNDS):
+        if not automaton.paths:
+            return replace(automaton, rest=float(shifts[0].mean()))
+        decided = [automaton.matches(side) for side in sides]
+        automaton, parents = _valued(automaton, decided[0], shifts[0])
+        keep = _paying(automaton, parents, decided, shifts, floor)
+        if keep.all():
+            return automaton
+        kept = np.flatnonzero(keep)
+        automaton = replace(
+            automaton,
+            paths=tuple(automaton.paths[i] for i in kept),
+            values=tuple(automaton.values[i] for i in kept),
+        )
+    return _valued(automaton, automaton.matches(sides[0]), shifts[0])[0] if automaton.paths else automaton
+
+
+def _valued(
+    automaton: Automaton, decided: NDArray[np.int64], shift: NDArray[np.float64]
+) -> tuple[Automaton, NDArray[np.int64]]:
+    """Shrunk means of the rows that each path decides, and the path that each one extends (−1: none)."""
+    count = len(automaton.paths)
+    n = np.bincount(decided + 1, minlength=count + 1).astype(float)
+    s = np.bincount(decided + 1, weights=shift, minlength=count + 1)
+    rest = s[0] / max(n[0], 1)
+    parents = _parents(automaton.paths)
+    values = np.full(count, rest)
+    for i in sorted(range(count), key=lambda i: sum(step != ANY for step in automaton.paths[i])):
+        above = values[parents[i]] if parents[i] >= 0 else rest
+        values[i] = (s[i + 1] + SHRINK * above) / (n[i + 1] + SHRINK)
+    return replace(automaton, rest=float(rest), values=tuple(values.tolist())), parents
+
+
+def _parents(paths: tuple[Path, ...]) -> NDArray[np.int64]:
+    """The path with most literals that each path contains; −1 for none."""
+    by_literals = {frozenset((lag, s) for lag, s in enumerate(p) if s != ANY): i for i, p in enumerate(paths)}
+    found = np.full(len(paths), -1)
+    for mine, i in by_literals.items():
+        inside = [(len(other), j) for other, j in by_literals.items() if other < mine]
+        found[i] = max(inside, default=(0, -1))[1]
+    return found
+
+
+def _paying(
+    automaton: Automaton,
+    parents: NDArray[np.int64],
+    decided: list[NDArray[np.int64]],
+    shifts: tuple[NDArray[np.float64], NDArray[np.float64]],
+    floor: float,
+) -> NDArray[np.bool_]:
+    """Paths that save more bits than they cost on the fit rows and lower the error on the select rows."""
+    count, shift = len(automaton.paths), shifts[0]
+    values = np.array([*automaton.values, automaton.rest])
+    without = values[parents]
+    error = float(((shift - values[decided[0]]) ** 2).sum()) + floor
+    n = np.bincount(decided[0] + 1, minlength=count + 1)[1:].astype(float)
+    total = np.bincount(decided[0] + 1, weights=shift, minlength=count + 1)[1:].astype(np.float64)
+    low, high = np.full(count + 1, math.inf), np.full(count + 1, -math.inf)
+    np.minimum.at(low, decided[0], shift)
+    np.maximum.at(high, decided[0], shift)
+    bits = saved(n, total, low[:-1], high[:-1], without) * len(shift) / (2 * error * math.log(2))
+    price = np.array([path_bits(path, automaton.vocabulary) for path in automaton.paths])
+    m = np.bincount(decided[1] + 1, minlength=count + 1)[1:]
+    t = np.bincount(decided[1] + 1, weights=shifts[1], minlength=count + 1)[1:]
+    rise = values[:-1] - without
+    upheld = (m == 0) | (rise * (2 * (t - m * without) - m * rise) > 0)
+    return (n > 1) & (bits > price) & upheld
