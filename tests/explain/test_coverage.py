@@ -21,7 +21,7 @@ def world(seed):
     """Tokens, what is around them, excerpts, contexts."""
     tokens = topics(WORLD, seed)
     rows = (tokens.ids, tokens.documents, tokens.positions)
-    site = kinds.Surroundings.of(*rows, tokens.texts)
+    site = kinds.Surroundings.of(*rows, tokens.vocabulary)
     return tokens, site, Excerpts.of(*rows[1:], tokens.document_ids), Contexts.of(*rows, tokens.vocabulary)
 
 
@@ -160,7 +160,7 @@ def test_spellings_of_a_word_are_one_whatever_stands_around():
     parts = [tokens.concepts[t][0] for t in range(3)]
     texts = list(tokens.texts)
     texts[parts[0]], texts[parts[1]] = " Word", "word"
-    site = kinds.Surroundings.of(tokens.ids, tokens.documents, tokens.positions, texts)
+    site = kinds.Surroundings.of(tokens.ids, tokens.documents, tokens.positions, tokens.vocabulary, texts=texts)
     values = tokens.is_in(parts).float()
     seen = excerpts.row_split("fit") | excerpts.row_split("select")
     found = pieces.take_apart(values, values, site, seen)
@@ -185,7 +185,7 @@ def test_around_leaves_out_the_token_itself_and_other_documents(monkeypatch):
     vectors = torch.randn(tokens.vocabulary, 4, generator=rng.stream(0, "v"))
     monkeypatch.setattr(kinds, "_token_vectors", lambda *_: vectors)
     monkeypatch.setattr(kinds, "whitened", lambda rows: rows)
-    a, b = (kinds.Surroundings.of(t, documents, tokens.positions, tokens.texts) for t in (tokens.ids, other))
+    a, b = (kinds.Surroundings.of(t, documents, tokens.positions, tokens.vocabulary) for t in (tokens.ids, other))
     moved = ((a.around - b.around).abs().sum(1) > 1e-2).nonzero()[:, 0].tolist()
     assert moved == list(range(1, kinds.WINDOW + 1))
     assert site.before()[:2].tolist() == [0, int(tokens.ids[0]) + 1]
@@ -196,7 +196,7 @@ def test_little_to_go_by():
     owners, places = torch.zeros(30).long(), torch.arange(30)
     excerpts = Excerpts.of(owners, places, ["alone"])
     tokens = torch.arange(30) % 3
-    site = kinds.Surroundings.of(tokens, owners, places, "abc")
+    site = kinds.Surroundings.of(tokens, owners, places, 3)
     assert site.around.isfinite().all()
     values = (tokens == 1).float()
     found = pieces.take_apart(values, values, site, torch.ones(30, dtype=torch.bool))

@@ -63,11 +63,14 @@ class Surroundings:
         tokens: Int[Tensor, " n"],
         documents: Int[Tensor, " n"],
         positions: Int[Tensor, " n"],
-        texts: Sequence[str],
+        vocabulary: int,
         seed: int = 0,
+        texts: Sequence[str] | None = None,
     ) -> "Surroundings":
-        """Vectors of the text around every row; nothing of it crosses documents or gaps. `texts` shows every token."""
-        vocabulary = len(texts)
+        """Vectors of the text around every row; nothing of it crosses documents or gaps.
+
+        `texts` shows every token of the vocabulary; without it, spellings of a word are different words.
+        """
         run = begins(documents, positions).cumsum(0)
         vectors = _token_vectors(tokens, run, vocabulary, seed)
         share = torch.bincount(tokens, minlength=vocabulary).double() / len(tokens)
@@ -77,7 +80,8 @@ class Surroundings:
             same = (run[lag:] == run[:-lag])[:, None]
             around[lag:] += rows[:-lag] * same
             around[:-lag] += rows[lag:] * same
-        return cls(tokens, documents, positions, whitened(F.normalize(around, dim=1)), same_words(texts))
+        words = torch.arange(vocabulary) if texts is None else same_words(texts)
+        return cls(tokens, documents, positions, whitened(F.normalize(around, dim=1)), words)
 
     def before(self) -> Int[Tensor, " n"]:
         """The token before every row's, plus 1; 0 where a run begins."""

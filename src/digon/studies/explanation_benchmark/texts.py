@@ -48,7 +48,7 @@ def text(name: TextName, documents: int, seed: int) -> Text:
     rows = (tokens.ids, tokens.documents, tokens.positions)
     return Text(
         tokens,
-        Surroundings.of(*rows, tokens.texts),
+        Surroundings.of(*rows, tokens.vocabulary, seed, tokens.texts),
         Excerpts.of(*rows[1:], tokens.document_ids, seed),
         Contexts.of(*rows, tokens.vocabulary),
     )
