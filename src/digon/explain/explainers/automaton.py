@@ -37,6 +37,8 @@ Path = tuple[int, ...]
 
 
 class _Tables(NamedTuple):
+    root: NDArray[np.int64]
+    """State that every token, from the start (−1) on, leads to first; −1 for none."""
     first: NDArray[np.int64]
     """Where the literal edges of every state begin; one more than states."""
     labels: NDArray[np.int64]
@@ -90,7 +92,10 @@ class Automaton:
         first = np.concatenate([[0], np.cumsum([len(pairs) for pairs in literal])])
         anys = np.array([edges.get(ANY, -1) for edges in self._edges])
         ends = np.array([self._ends.get(node, -1) for node in range(len(self._edges))])
-        return _Tables(first, flat[:, 0].copy(), flat[:, 1].copy(), anys, ends)
+        root = np.full(self.vocabulary + 1, -1)
+        for step, target in literal[0]:
+            root[step + 1] = target
+        return _Tables(root, first, flat[:, 0].copy(), flat[:, 1].copy(), anys, ends)
 
     def matches(self, contexts: Contexts) -> NDArray[np.int64]:
         """Number of the path that decides each row; −1 for none."""

@@ -141,6 +141,23 @@ class Scene:
         return cls(order, windows, tokens, bits, offsets, starts, stops, lengths, text)
 
     @cached_property
+    def _by_token(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        own = self.text[0][self.text[1]]
+        return np.argsort(own, kind="stable"), np.append(
+            0, np.cumsum(np.bincount(own, minlength=self.text[3].shape[1]))
+        )
+
+    def prepare(self) -> None:
+        """Make what is made when first asked for."""
+        assert len(self._by_token[0]) == len(self.steps_back)
+        assert self.depths.shape == (2, len(DEPTHS))
+
+    def rows_of(self, number: int) -> NDArray[np.int64]:
+        """Rows whose own token has this number."""
+        order, edges = self._by_token
+        return order[edges[number] : edges[number + 1]]
+
+    @cached_property
     def steps_back(self) -> NDArray[np.int64]:
         """Rows before each in its run."""
         return self.text[1] - self.text[2]

@@ -82,9 +82,7 @@ class _Growth:
         known = {node.path for node in self.nodes}
         best = [int(t) for t in np.argsort(-score, kind="stable")[:SEEDS] if score[t] > 0]
         return [
-            _Node((int(self.names[t]),), np.flatnonzero(own == t), 0.0)
-            for t in best
-            if (int(self.names[t]),) not in known
+            _Node((int(self.names[t]),), self.scene.rows_of(t), 0.0) for t in best if (int(self.names[t]),) not in known
         ]
 
     def _extended(self, node: _Node, scratch: NDArray[np.float64]) -> list[_Node]:
@@ -93,9 +91,10 @@ class _Growth:
 
         tokens, places, begins, _ = self.scene.text
         found = extensions(self.shift, node.rows, tokens, places, begins, scratch, LEAST)
-        found = found[[self._new(node.path, int(lag)) for lag in found[:, 0]]] if len(found) else found
+        free = np.array([self._free(node.path, lag) for lag in range(REACH)])
+        found = found[free[found[:, 0].astype(np.int64)]]
         lag, number, n, total, low, high = found.T
-        profit = self._saved(n, total, low, high, node.value) - self._price(node.path, lag)
+        profit = self._saved(n, total, low, high, node.value) - self._prices(node.path)[lag.astype(np.int64)]
         children: list[_Node] = []
         taken = np.zeros(len(self.shift), dtype=bool)
         inside = np.zeros(len(self.shift), dtype=bool)
@@ -104,19 +103,19 @@ class _Growth:
             if profit[k] <= 0 or len(children) + len(self.nodes) >= NODES:
                 break
             rows = node.rows[self._selects(node.rows, int(lag[k]), int(number[k]))]
-            free = rows[~taken[rows]]
-            if len(free) < max(LEAST, 0.8 * len(rows)):
+            left = rows[~taken[rows]]
+            if len(left) < max(LEAST, 0.8 * len(rows)):
                 continue
             path = _joined(node.path, int(lag[k]), int(self.names[int(number[k])]))
-            values = self.shift[free]
+            values = self.shift[left]
             gain = float(((values - node.value) ** 2).sum() - ((values - values.mean()) ** 2).sum())
             self.error -= gain
-            taken[free] = True
-            children.append(_Node(path, free, float(values.mean())))
+            taken[left] = True
+            children.append(_Node(path, left, float(values.mean())))
         node.rows = node.rows[~taken[node.rows]]
         return children
 
-    def _new(self, path: Path, lag: int) -> bool:
+    def _free(self, path: Path, lag: int) -> bool:
         return lag >= len(path) or path[lag] == ANY
 
     def _selects(self, rows: NDArray[np.int64], lag: int, number: int) -> NDArray[np.bool_]:
@@ -126,9 +125,9 @@ class _Growth:
             return at == begins[rows] - 1
         return (at >= begins[rows]) & (tokens[np.maximum(at, 0)] == number)
 
-    def _price(self, path: Path, lag: NDArray[np.float64]) -> NDArray[np.float64]:
-        prices = {int(x): path_bits(_joined(path, int(x), 0), self.vocabulary) for x in np.unique(lag)}
-        return np.array([prices[int(x)] for x in lag])
+    def _prices(self, path: Path) -> NDArray[np.float64]:
+        """Of the path with one more literal, by its lag."""
+        return np.array([path_bits(_joined(path, lag, 0), self.vocabulary) for lag in range(REACH)])
 
     def _saved(
         self,

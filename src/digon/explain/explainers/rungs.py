@@ -15,13 +15,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ...coders.sparse import threads
 from ..exemplars import Contexts
 from . import backoff
 from .backoff import BackOff
 from .base import Fitted
 from .formula import FormulaSearch
 from .grown import GrownAutomaton
+from .hybrid import NAME as HYBRID
+from .hybrid import hybrid
 from .lookup import Constant, LookUp
+from .n2g import CopiedAutomaton
 from .ngrams import NGrams
 from .probe import LinearProbe
 from .shared import Shared
@@ -44,9 +48,14 @@ LADDER: dict[str, Rung] = {
     NGrams.name: NGrams.fit_shared,
     LinearProbe.name: LinearProbe.fit_shared,
     FormulaSearch.name: FormulaSearch.fit_shared,
+    CopiedAutomaton().name: CopiedAutomaton().fit_shared,
     GrownAutomaton.name: GrownAutomaton.fit_shared,
 }
-"""Every rung by the name of what it makes."""
+"""Every rung by the name of what it makes; the hybrid of `BLENDED` comes after all of them."""
+BLENDED = (LookUp.name, NGrams.name, LinearProbe.name, FormulaSearch.name, GrownAutomaton.name)
+"""What a hybrid is made of."""
+TOGETHER = 64
+"""Most units that are explained at once: tables of all patterns are held for as many."""
 
 
 def fit_all(
@@ -56,12 +65,26 @@ def fit_all(
     select: Bool[Tensor, " n"],
     ladder: Mapping[str, Rung] = LADDER,
 ) -> list[tuple[Fitted, ...]]:
-    """Every rung's explanation of every unit, in the order of the ladder.
+    """Every rung's explanation of every unit, in the order of the ladder; torch's threads share the units.
 
     Raises: NonFiniteError if a unit is not finite on the fit rows.
     """
     shared = Shared(contexts, fit, select)
-    return list(zip(*[rung(shared, values) for rung in ladder.values()], strict=True))
+    shared.prepare()
+    with threads.alone():
+        spans = threads.spans(values.shape[1], max(threads.count(), -(-values.shape[1] // TOGETHER)))
+        parts = threads.share(lambda span: _fitted(values[:, span[0] : span[1]], shared, ladder), spans)
+    return [explanations for part in parts for explanations in part]
+
+
+def _fitted(values: Float[Tensor, "n units"], shared: Shared, ladder: Mapping[str, Rung]) -> list[tuple[Fitted, ...]]:
+    """All rungs on some of the units."""
+    rungs = {name: rung(shared, values) for name, rung in ladder.items()}
+    blended = [name for name in BLENDED if name in rungs]
+    if len(blended) > 1:
+        parts = [{name: rungs[name][unit] for name in blended} for unit in range(values.shape[1])]
+        rungs[HYBRID] = [hybrid(shared, values[:, unit], mine) for unit, mine in enumerate(parts)]
+    return list(zip(*rungs.values(), strict=True))
 
 
 def squared_correlations(

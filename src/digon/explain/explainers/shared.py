@@ -37,6 +37,12 @@ class Shared:
         """The same concepts on the select rows."""
         return Scene.of(self.contexts, self.select, self.scene)
 
+    def prepare(self) -> None:
+        """Make all tables, before several threads ask for them."""
+        for scene in (self.scene, self.held):
+            scene.prepare()
+        assert self.trie.vocabulary == self.contexts.vocabulary
+
     def columns(self, values: Float[Tensor, "n units"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Values [units, rows] on both splits in the order of their scenes.
 
