@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 
 from ...errors import ContextError, RequestError, ServerError
 from ...records import Excerpt, Measurement
+from .. import choices
+from ..choices import Answer
 from . import prompts
 from .client import Client
 from .probe import Capabilities, write
@@ -31,8 +33,6 @@ PAULO, CHANG = "Paulo et al. 2024", "Chang et al. 2009"
 
 Asking = Callable[[str, Sequence[str]], prompts.Messages]
 """A prompt from a description and texts."""
-Answer = tuple[bool, bool | None]
-"""Whether yes was right, and whether yes was said; None if nobody knows."""
 
 
 async def detection(
@@ -148,21 +148,7 @@ async def _numbers(client: Client, can: Capabilities, messages: prompts.Messages
 
 
 def _balanced(name: str, answers: Sequence[Answer]) -> Measurement:
-    missing = sum(said is None for _, said in answers)
-
-    def accuracy(found: Sequence[tuple[bool, bool]]) -> float:
-        shares = []
-        for kind in (True, False):
-            right = [said == truth for truth, said in found if truth is kind]
-            if not right:
-                return math.nan
-            shares.append(sum(right) / len(right))
-        return sum(shares) / 2
-
-    value = accuracy([(truth, said) for truth, said in answers if said is not None])
-    low = accuracy([(truth, not truth if said is None else said) for truth, said in answers])
-    high = accuracy([(truth, truth if said is None else said) for truth, said in answers])
-    return Measurement(name, value, low, high, len(answers) - missing, "", _method(missing), None, PAULO, 0.5)
+    return choices.measured(name, answers, choices.balanced, PAULO)
 
 
 def _method(missing: int) -> str:
