@@ -99,10 +99,16 @@ def _by_token(
     by_word = torch.zeros(size).index_add_(0, words, weight)
     order = by_word.argsort(descending=True, stable=True)
     anchors = words[tokens]
-    for group in group_tokens(known, anchors, site, order[by_word[order] > 0][:MOST], alike):
-        members = torch.zeros(size, dtype=torch.bool)
-        members[group] = True
+    groups = group_tokens(known, anchors, site, order[by_word[order] > 0][:MOST], alike)
+    place = torch.full((size,), len(groups))
+    for i, group in enumerate(groups):
+        place[group] = i
+    at = place[anchors]
+    rows = at.argsort(stable=True).split(torch.bincount(at, minlength=len(groups) + 1).tolist())
+    for i, group in enumerate(groups):
         if float(by_word[group].sum()) > floor:
-            shown = (members[words] & (weight > 0)).nonzero()[:, 0]
+            shown = ((place[words] == i) & (weight > 0)).nonzero()[:, 0]
             shown = shown[weight[shown].argsort(descending=True, stable=True)]
-            yield tuple((shown - offset).tolist()), rise * members[anchors]
+            values = torch.zeros_like(rise)
+            values[rows[i]] = rise[rows[i]]
+            yield tuple((shown - offset).tolist()), values

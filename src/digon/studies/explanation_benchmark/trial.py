@@ -97,11 +97,11 @@ def _judged(place: Text, units: list[Unit], index: int, fitted: tuple[Fitted, ..
 
 
 def _numbers(place: Text, unit: Unit, simulated: Float[Tensor, " n"], seed: int) -> Record:
-    """The effective number of explanations, also at other thresholds."""
+    """The effective number of explanations; of unions also at other thresholds."""
     seen = place.excerpts.row_split("fit") | place.excerpts.row_split("select")
     name = place.tokens.texts.__getitem__
     found: Record = {}
-    for alike in (ALIKE, *BESIDE):
+    for alike in (ALIKE, *(BESIDE if unit.recipe.kind == "union" else ())):
         parts = pieces.take_apart(unit.values, simulated, place.site, seen, alike)
         record = coverage.cover(unit.values, parts, place.excerpts, name, rng.stream(seed, "coverage")).record
         if alike == ALIKE:
