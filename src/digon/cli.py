@@ -25,6 +25,7 @@ from .studies.settings import (
     DecodingBenchmark,
     DiagnoseConfig,
     DiagnosisBenchmark,
+    ExplanationBenchmark,
 )
 from .studies.toys.settings import ToyConfig
 
@@ -208,6 +209,7 @@ def benchmark(
     of: Annotated[
         Annotated[DiagnosisBenchmark, tyro.conf.subcommand("diagnosis")]
         | Annotated[DecodingBenchmark, tyro.conf.subcommand("decoding")]
+        | Annotated[ExplanationBenchmark, tyro.conf.subcommand("explanation")]
         | Annotated[AnchorsBenchmark, tyro.conf.subcommand("anchors")],
         tyro.conf.arg(name=""),
     ],
@@ -228,6 +230,10 @@ def benchmark(
         from .studies.decoding_benchmark.study import run_decoding
 
         return _draw(run_decoding(of, folder("decoding"), of.report), of.report)
+    if isinstance(of, ExplanationBenchmark):
+        from .studies.explanation_benchmark.study import run_explanation
+
+        return _draw(run_explanation(of, folder("explanation"), of.report), of.report)
     from .studies.diagnosis_benchmark.study import run_benchmark
 
     return run_benchmark(of, folder("diagnosis" + "-smoke" * (of.size == "smoke")), of.report)

@@ -18,11 +18,12 @@ from digon.records import Series, UnitCard
 from digon.store.runs import Run
 from digon.store.shards import ActivationStore, HarvestPlan, Rows, ShardWriter
 from digon.studies.explaining.choice import choose
-from digon.studies.explaining.desk import side_of
+from digon.studies.explaining.desk import Desk, side_of
 from digon.studies.explaining.settings import ExplainConfig, Spending, WordsConfig
 from digon.studies.explaining.study import run_explain
 
 SITE = "layers.1.mlp.act"
+SOME = ("constant", "look-up of 5", "token look-up", "n-grams", "N2G+")
 
 
 def explain(target, out, rungs=("token look-up", "n-grams"), **settings):
@@ -42,7 +43,7 @@ def shards(tmp_path_factory, tiny, texts):
 def explained(tmp_path_factory, shards, tiny):
     out = tmp_path_factory.mktemp("explained") / "run"
     words = ["explain", str(shards), "--host", str(tiny), "--units", "sample:5", "--out", str(out)]
-    assert main(words) == 0
+    assert main([*words, "--rungs", *SOME]) == 0
     return out
 
 
@@ -103,7 +104,7 @@ def test_the_same_call_again_does_nothing_and_after_a_loss_the_same(explained, s
     del stages[f"explain {SITE}/00000"]
     (copy / "stages.json").write_text(json.dumps(stages))
     (copy / f"cards/{SITE}/00000.json").unlink()
-    explain(shards, copy, rungs=(), host=str(tiny), units="sample:5")
+    explain(shards, copy, rungs=SOME, host=str(tiny), units="sample:5")
     assert {name: (copy / name).read_bytes() for name in before} == before
     assert json.loads((copy / "stages.json").read_text())["explain layers.0.mlp.act/00000"] == stages["explain layers.0.mlp.act/00000"]  # fmt: skip
 
@@ -212,3 +213,48 @@ def test_bad_directions_and_another_place_for_results(shards, tmp_path):
         explain(shards, tmp_path / "run", site=SITE, directions=tmp_path / "nan.safetensors")
     with pytest.raises(ConfigError, match="together"):
         ExplainConfig(target="x", latents=tmp_path, directions=tmp_path)
+
+
+def test_interrupted_anywhere_it_ends_as_if_it_had_not_been(explained, shards, tiny, tmp_path, monkeypatch):
+    out, seen = tmp_path / "run", []
+    whole = Desk.explain
+
+    def interrupted(self, values, *rest, **more):
+        seen.append(values.shape)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return whole(self, values, *rest, **more)
+
+    monkeypatch.setattr(Desk, "explain", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        explain(shards, out, rungs=SOME, host=str(tiny), units="sample:5")
+    explain(shards, out, rungs=SOME, host=str(tiny), units="sample:5")
+    assert len(seen) == 3  # the first site was not explained again
+    for name in ("cards", "chosen"):
+        for path in (explained / name).rglob("*.json"):
+            assert (out / path.relative_to(explained)).read_bytes() == path.read_bytes()
+    for name in ("units.parquet", "explanations.parquet", "curves.json", "overview.json"):
+        assert (out / name).read_bytes() == (explained / name).read_bytes()
+
+
+def test_the_network_is_asked_what_a_unit_does(tiny, texts, tmp_path):
+    config = ExplainConfig(
+        str(tiny),
+        site=SITE,
+        units="0:3",
+        data=str(texts),
+        tokens=4000,
+        ablation=True,
+        rungs=("constant", "token look-up"),
+    )
+    found = run_explain(config, WordsConfig(), Spending(), tmp_path / "run", lambda line: None)
+    cards = cards_of(tmp_path / "run")
+    assert (tmp_path / "run" / "activations" / "manifest.json").is_file()
+    assert found["failed"] == []
+    for card in cards:
+        assert card.promotions
+        scores = {e.explainer: e.score.ablation for e in card.explanations}
+        assert scores["constant"] is None  # it never varies: there is nothing to put in the unit's place but the mean
+        assert 0 < scores["token look-up"].value <= 1
+        assert "Jensen" in scores["token look-up"].method
+    assert Run(tmp_path / "run").read_json("facts", dict)["model"]["path"] == str(tiny)

@@ -10,6 +10,7 @@ from digon.cli import main
 from digon.records import UnitCard
 from digon.store.runs import Run
 from digon.store.shards import HarvestPlan, Rows, ShardWriter
+from digon.studies.explaining import words as words_stage
 from digon.studies.explaining.settings import ExplainConfig, Spending, WordsConfig
 from digon.studies.explaining.study import run_explain
 
@@ -208,3 +209,38 @@ def test_the_verb_prints_one_document_and_exits_with_1_if_something_failed(lawfu
     assert (tmp_path / "run" / "page.html").is_file()
     assert main(["explain", str(lawful), "--llm", "http://127.0.0.1:9/v1"]) == 2
     assert "--model NAME" in capsys.readouterr().err
+
+
+def test_killed_before_the_cards_are_written_nothing_is_paid_twice(lawful, clean, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    whole = words_stage.written.write
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    with FaultyServer(Traits(brain=told)) as server:
+        monkeypatch.setattr(words_stage.written, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ask(lawful, out, server.url)
+        monkeypatch.setattr(words_stage.written, "write", whole)
+        assert ask(lawful, out, server.url)["failed"] == []
+        assert max(server.log.paid.values()) == 1
+    assert [words_of(c) and words_of(c).score for c in cards_of(out)] == [
+        words_of(c) and words_of(c).score for c in cards_of(clean)
+    ]
+
+
+def test_a_model_in_this_process_explains_and_simulates(lawful, tmp_path):
+    from test_local import gpt2, word_pieces
+
+    folder = tmp_path / "model"
+    host = gpt2(word_pieces())
+    host.model.save_pretrained(folder)
+    host.tokenizer._raw.save(str(folder / "tokenizer.json"))
+    config = ExplainConfig(str(lawful), units="0,2", rungs=("token look-up",), coverage=False)
+    found = run_explain(config, WordsConfig(local=str(folder)), Spending(), tmp_path / "run", lambda line: None)
+    one = words_of(cards_of(tmp_path / "run")[0])
+    assert found["failed"] == []
+    assert one.provenance.method == "local"
+    assert one.score.simulated_share == 1.0
+    assert abs(one.score.top_and_random.value) < 0.9  # it has learned nothing

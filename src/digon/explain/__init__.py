@@ -1,9 +1,12 @@
 """What does a unit respond to? Exemplars, explanations that simulate it, and honest scores for them."""
 
+from .coverage import cover as cover
 from .exemplars import Contexts as Contexts
 from .exemplars import Excerpts as Excerpts
 from .explainers import LookUp as LookUp
 from .explainers import NGrams as NGrams
+from .kinds import Surroundings as Surroundings
+from .pieces import take_apart as take_apart
 from .scorers import explain_unit as explain_unit
 from .scorers import explain_units as explain_units
 from .scorers import population as population

@@ -70,7 +70,7 @@ class Reading:
 
     ids: list[list[int]]
     """Token ids of every context with its frame."""
-    rows: list[Int[Tensor, " t"]]
+    rows: list[Int[Tensor, " _"]]
     """The row of the corpus behind every token; −1 for the frame."""
     documents: Int[Tensor, " contexts"]
     left: int = 0

@@ -70,7 +70,8 @@ def cover(
     """
     seen = excerpts.row_split("fit") | excerpts.row_split("select")
     finite_mean(values[seen][:, None])
-    order, weights = greedy(values[seen], torch.stack([p.values[seen] for p in pieces], 1) if pieces else None)
+    rows = seen.nonzero()[:, 0]
+    order, weights = greedy(values[rows], torch.stack([p.values[rows] for p in pieces]).T if pieces else None)
     columns = torch.stack([pieces[i].values for i in order], 1) if order else values.new_zeros(len(values), 0)
     steps = columns @ weights.to(columns) if order else columns
     kept = _certain(_sums(values, steps, excerpts, "calibrate"), generator) if order else 0
@@ -88,7 +89,8 @@ def greedy(values: Float[Tensor, " n"], columns: Float[Tensor, "n m"] | None) ->
     """
     if columns is None:
         return [], torch.zeros(0, 0)
-    x, y = columns.double() - columns.double().mean(0), values.double() - values.double().mean()
+    x, y = columns.double(), values.double()
+    x, y = x.sub_(x.mean(0)) if x is not columns else x - x.mean(0), y - y.mean()
     gram, target, power = x.T @ x, x.T @ y, float(y @ y)
     order: list[int] = []
     steps: list[Tensor] = []

@@ -1,6 +1,6 @@
 """An explanation, taken apart into explanations of one kind of context each.
 
-Whatever an explainer simulates is cut by the token of the row, and tokens in one kind of context stay together (`kinds`): a list
+Whatever an explainer simulates is cut by the token of the row, and words in one kind of context stay together (`kinds`): a list
 of a hundred look-up entries becomes as many pieces as it has kinds of context. Two more pieces do not come from the explainer, as
 cutting by the token would shatter what they say: the token before, grouped in the same way, and the place in the document.
 Which of these pieces are needed is decided by `coverage`.
@@ -18,7 +18,7 @@ from .explainers.patterns import spell
 from .kinds import ALIKE, Surroundings, group_tokens
 
 MOST = 256
-"""Tokens that are grouped, those first on which the explanation moves most; the rest is in no piece."""
+"""Words that are grouped, those first on which the explanation moves most; the rest is in no piece."""
 SMALL = 2e-4
 """Share of the unit's variance below which a piece is left out."""
 SHOWN = 6
@@ -71,11 +71,8 @@ def take_apart(
     after = _table(shift, before, seen)[before]
     start = _table(shift, place, seen)[place]
     return [
-        *(Piece("token", tokens, v) for tokens, v in _by_token(rise, site.tokens, site, seen, alike, floor)),
-        *(
-            Piece("token before", tuple(t - 1 for t in tokens), v)
-            for tokens, v in _by_token(after, before, site, seen, alike, floor)
-        ),
+        *(Piece("token", tokens, v) for tokens, v in _by_token(rise, site.tokens, 0, site, (seen, alike, floor))),
+        *(Piece("token before", tokens, v) for tokens, v in _by_token(after, before, 1, site, (seen, alike, floor))),
         *([Piece("place", (), start)] if float(start[seen].square().sum()) > floor else []),
     ]
 
@@ -89,19 +86,29 @@ def _table(shift: Float[Tensor, " n"], keys: Int[Tensor, " n"], seen: Bool[Tenso
 
 def _by_token(
     rise: Float[Tensor, " n"],
-    anchors: Int[Tensor, " n"],
+    tokens: Int[Tensor, " n"],
+    offset: int,
     site: Surroundings,
-    seen: Bool[Tensor, " n"],
-    alike: float,
-    floor: float,
+    limits: tuple[Bool[Tensor, " n"], float, float],
 ) -> Iterator[tuple[tuple[int, ...], Float[Tensor, " n"]]]:
-    """Groups of tokens and what is simulated on them, unless it is too little."""
-    known = torch.where(seen, rise, 0.0)
-    size = int(anchors.max()) + 1
-    weight = torch.zeros(size).index_add_(0, anchors, known.square())
-    order = weight.argsort(descending=True, stable=True)
-    for group in group_tokens(known, anchors, site, order[weight[order] > 0][:MOST], alike):
-        members = torch.zeros(size, dtype=torch.bool)
-        members[group] = True
-        if float(weight[group].sum()) > floor:
-            yield tuple(group), rise * members[anchors]
+    """Groups of tokens and what is simulated on them, unless it is too little; numbers are `offset` above those of tokens."""
+    seen, alike, floor = limits
+    words = torch.cat([torch.arange(offset), site.words + offset])
+    known, size = torch.where(seen, rise, 0.0), len(words)
+    weight = torch.zeros(size).index_add_(0, tokens, known.square())
+    by_word = torch.zeros(size).index_add_(0, words, weight)
+    order = by_word.argsort(descending=True, stable=True)
+    anchors = words[tokens]
+    groups = group_tokens(known, anchors, site, order[by_word[order] > 0][:MOST], alike)
+    place = torch.full((size,), len(groups))
+    for i, group in enumerate(groups):
+        place[group] = i
+    at = place[anchors]
+    rows = at.argsort(stable=True).split(torch.bincount(at, minlength=len(groups) + 1).tolist())
+    for i, group in enumerate(groups):
+        if float(by_word[group].sum()) > floor:
+            shown = ((place[words] == i) & (weight > 0)).nonzero()[:, 0]
+            shown = shown[weight[shown].argsort(descending=True, stable=True)]
+            values = torch.zeros_like(rise)
+            values[rows[i]] = rise[rows[i]]
+            yield tuple((shown - offset).tolist()), values

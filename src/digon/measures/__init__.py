@@ -12,6 +12,7 @@ from .geometry import interference as interference
 from .selectivity import context_free_ceiling as context_free_ceiling
 from .selectivity import density as density
 from .selectivity import token_means as token_means
+from .similarity import monosemanticity as monosemanticity
 from .sparsity import code_density as code_density
 from .sparsity import dead_share as dead_share
 from .sparsity import fvu as fvu

@@ -142,7 +142,7 @@ class Sense:
 
     text: str
     share: Number
-    """Share of the unit's activation. Range: [0, 1]."""
+    """Share in what the unit's explanations explain together. Range: [0, 1]."""
     documents: tuple[str, ...] = ()
     """Documents of the exemplars that belong to it."""
 

@@ -207,5 +207,40 @@ class DecodingBenchmark(Written):
 
 
 @dataclass(frozen=True)
+class ExplanationBenchmark(Written):
+    """Explanations of constructed units, and how many they need, against the truth."""
+
+    texts: tuple[Literal["topics", "python"], ...] = ("topics", "python")
+    """Where units are put: drawn documents about topics, Python's own source."""
+    kinds: tuple[
+        Literal["single", "union", "conjunction", "gated", "negated", "positional", "long-range", "noise"], ...
+    ] = ()
+    """Which kinds of units; none: all."""
+    documents: int = 2500
+    """Documents to draw, or files of Python's to read at most."""
+    seeds: int = 3
+    """Draws of documents and splits."""
+    units: int = 2
+    """Units of every kind and seed."""
+    noise: float = 0.4
+    """Standard deviation of the noise, in standard deviations of the rule."""
+    leak: float = 0.15
+    """The same of weak activations on other tokens."""
+    workers: int = 2
+    """Processes, one thread each; 0: this process."""
+    only_done: bool = False
+    """Run nothing, judge the trials that the folder holds."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError if the numbers make no sense."""
+        if min(self.documents, self.seeds, self.units) < 1 or min(self.workers, self.noise, self.leak) < 0:
+            raise ConfigError(
+                f"{self.documents} documents, {self.seeds} seeds, {self.units} units, {self.workers} workers, "
+                f"noise {self.noise}, leak {self.leak}",
+                expected="documents, seeds and units from 1, the rest from 0",
+            )
+
+
+@dataclass(frozen=True)
 class AnchorsBenchmark(Written):
     """Nine published numbers, read again."""

@@ -31,12 +31,12 @@ GATES: dict[str, int] = {"conjunction": 1, "negated": 1, "gated": 8, "long-range
 """Kinds with a gate, and how far it looks back."""
 OPEN = (0.3, 0.6)
 """Share of the tokens on which a gate may be open."""
-DENSITY = (0.002, 0.05)
+DENSITY = (0.001, 0.05)
 """Of a concept."""
 GATED_TOKENS, GATE_TOKENS = 3, 3
 """Most tokens that a gated unit fires on, and of its gate."""
-OPENING = 0.05
-"""Share of the tokens on which a positional unit fires."""
+OPENING = (0.03, 0.12)
+"""Share of the tokens on which a positional unit fires, from and to."""
 LOOKED_AT = 4000
 """Rows on which gates are sought."""
 
@@ -93,7 +93,7 @@ def build(tokens: Tokens, recipe: Recipe, seed: int) -> Unit:
     density = torch.bincount(tokens.ids, minlength=tokens.vocabulary).double() / len(tokens)
     order = [tokens.concepts[i] for i in torch.randperm(len(tokens.concepts), generator=g).tolist()]
     able = [c for c in order if DENSITY[0] <= float(density[list(c)].sum()) <= DENSITY[1]]
-    rule, used = _rule(tokens, recipe, able, density)
+    rule, used = _rule(tokens, recipe, able, density, g)
     size = max(len(c.here) for c in rule.clauses) or 1
     spare = [c[:size] for i, c in enumerate(able) if i not in used]
     if len(spare) < 2:
@@ -102,12 +102,13 @@ def build(tokens: Tokens, recipe: Recipe, seed: int) -> Unit:
 
 
 def _rule(
-    tokens: Tokens, recipe: Recipe, able: list[tuple[int, ...]], density: Float[Tensor, " v"]
+    tokens: Tokens, recipe: Recipe, able: list[tuple[int, ...]], density: Float[Tensor, " v"], g: torch.Generator
 ) -> tuple[Rule, set[int]]:
     """The rule of a recipe, and the concepts that it uses up."""
     if recipe.kind == "positional":
         length = len(tokens) / len(tokens.document_ids)
-        return Rule((Clause(below=max(2, round(OPENING * length))),)), set()
+        share = OPENING[0] + (OPENING[1] - OPENING[0]) * float(torch.rand((), generator=g))
+        return Rule((Clause(below=max(2, round(share * length))),)), set()
     if recipe.kind in GATES:
         for i, concept in enumerate(able):
             here = tuple(sorted(concept, key=lambda t: -float(density[t]))[:GATED_TOKENS])
