@@ -127,7 +127,7 @@ LIMITS = """## What this does not show
   table says what becomes of N_eff there.
 - The threshold at which two kinds of context are one was chosen on seed 0 of both texts. Words of a topic share their contexts
   exactly; true synonyms share them in part.
-- A unit needs enough documents: with three of them in the calibrate split, nothing can be told from chance, and N_eff is missing.
+- Where a unit fires in few documents of the calibrate split, no piece can be told from chance, and N_eff is missing.
 - Shares of gain depend on the order: a part of density p that is added after k others gains k(1 − Kp)/(K(1 − kp)) in all, so
   frequent parts make N_eff a little smaller (4.3 for five that fill half of the text)."""
 
