@@ -1,13 +1,14 @@
 """Which directions of a site can be explained best? By turns: explain the direction, then move it to what was said.
 
-1. θ uniform on the sphere of white coordinates, from several starts at once.
+1. θ uniform on the sphere of white coordinates, many at once, that climb a few rounds: where the hills are.
 2. Explain: fit the explainer on a_θ = Zθ, fit split; of this and all earlier explanations, of any start, take the one that
    predicts a_θ best on the select split.
 3. Move: the explanation and what it simulates held fixed, take the closed form (ridge, λ by the select split) or climb the
    gradient with Adam (the step by the select split). A move that does not raise the select score is not made, so that
    score never falls.
 4. Stop when no start gains; keep the start with the best select score; explain once more.
-5. The next direction is sought orthogonal to all before it, under Σ: it can say nothing that was said.
+5. The next direction is sought orthogonal to all before it, under Σ: it can say nothing that was said. It starts from what
+   is left of the best climbers of step 1, and from new random directions.
 
 Rows of the calibrate and test splits are never handed to any of this.
 
@@ -31,6 +32,12 @@ from .objective import PENALTIES, Moments, Ridge, adam, covariance, project
 
 GAIN = 1e-4
 """Rise of the select score that counts."""
+ROUNDS = 4
+"""Of the first climb of many directions at once."""
+WIDE = 2
+"""Directions of that first climb per direction that is wanted."""
+ALIKE = 0.9
+"""Cosine above which two starts are one."""
 
 
 @runtime_checkable
@@ -73,7 +80,7 @@ class SearchConfig:
 
     count: int = 50
     starts: int = 4
-    """Random starts per direction."""
+    """Starts per direction: half of them the best that the first climb left, half random; of one direction alone, random ones."""
     iterations: int = 10
     """Explanations of every start, at most."""
     update: Literal["ridge", "adam"] = "ridge"
@@ -169,11 +176,15 @@ def search(
             hint="ask for fewer, or do not deflate",
         )
     climb, kept = _Climb(ground, explainer, config), list(found)
+    first = climb.many() if config.deflate and 1 < config.count > len(kept) else None
     for number in range(len(kept), config.count):
         draw = rng.stream(config.seed, "direction", number)
         start = torch.randn(config.starts, rank, generator=draw, dtype=torch.float64).to(ground.white.device)
         apart = torch.stack([f.theta for f in kept]) if kept and config.deflate else start[:0]
-        kept.append(climb.best(project(start, apart), apart))
+        start = project(start, apart)
+        if first is not None:
+            start = torch.cat([first.left(apart, -(-config.starts // 2)), start[-(-config.starts // 2) :]])
+        kept.append(climb.best(start, apart))
         if progress is not None:
             progress(kept[-1])
     return kept
@@ -194,10 +205,9 @@ class _Pool:
         self.select = replace(self.select, cross=torch.cat([self.select.cross, select.cross]))
         self.explanations += explanations
 
-    def one(self, place: int) -> tuple[Moments, Moments]:
-        """Moments of one explanation."""
-        here = slice(place, place + 1)
-        return replace(self.fit, cross=self.fit.cross[here]), replace(self.select, cross=self.select.cross[here])
+    def some(self, places: list[int]) -> tuple[Moments, Moments]:
+        """Moments of some explanations on both splits."""
+        return replace(self.fit, cross=self.fit.cross[places]), replace(self.select, cross=self.select.cross[places])
 
 
 class _Climb:
@@ -208,26 +218,41 @@ class _Climb:
         self._grams = [covariance(rows) for rows in ground.split(ground.white)]
         self._ridge = Ridge.of(self._grams[0])
 
+    def many(self) -> "_Many":
+        """As many directions as are wanted, each by itself, a few rounds."""
+        draw = rng.stream(self._config.seed, "first climb")
+        start = torch.randn(WIDE * self._config.count, self._ground.white.shape[1], generator=draw, dtype=torch.float64)
+        theta, pools = project(start.to(self._ground.white.device), start[:0]), dict[bytes, _Pool]()
+        self._rounds(theta, theta[:0], pools, ROUNDS)
+        return _Many(theta, list(pools.values()))
+
     def best(self, theta: Float[Tensor, "b r"], apart: Float[Tensor, "q r"]) -> Found:
         """Climb from all starts; the one that ends with the best select score."""
         pools: dict[bytes, _Pool] = {}
-        traces: list[list[float]] = [[] for _ in theta]
-        for _ in range(self._config.iterations):
-            chosen = self._explain(theta, pools)
-            gained = False
-            for b, (pool, place, score) in enumerate(chosen):
-                traces[b] += [] if traces[b] else [score]
-                moved, value = self._move(theta[b : b + 1], pool, place, apart)
-                if value > max(score, traces[b][-1] + GAIN):
-                    theta[b], score, gained = moved, value, True
-                traces[b].append(max(score, traces[b][-1]))
-            if not gained:
-                break
+        traces = self._rounds(theta, apart, pools, self._config.iterations)
         chosen = self._explain(theta, pools)
         b = max(range(len(theta)), key=lambda i: chosen[i][2])
         pool, place, score = chosen[b]
-        fit = pool.one(place)[0].score(theta[b : b + 1])
+        fit = pool.some([place])[0].score(theta[b : b + 1])
         return Found(theta[b].clone(), pool.explanations[place], float(fit), score, (*traces[b], score))
+
+    def _rounds(
+        self, theta: Float[Tensor, "b r"], apart: Float[Tensor, "q r"], pools: dict[bytes, "_Pool"], rounds: int
+    ) -> list[list[float]]:
+        """Explain and move by turns, in place; what every direction scored before, and after every round."""
+        traces: list[list[float]] = [[] for _ in theta]
+        for _ in range(rounds):
+            chosen = self._explain(theta, pools)
+            moved, values = self._move(theta, chosen, apart)
+            gained = False
+            for b, (_, _, score) in enumerate(chosen):
+                traces[b] += [] if traces[b] else [score]
+                if float(values[b]) > max(score, traces[b][-1] + GAIN):
+                    theta[b], score, gained = moved[b], float(values[b]), True
+                traces[b].append(max(score, traces[b][-1]))
+            if not gained:
+                break
+        return traces
 
     def _explain(self, theta: Float[Tensor, "b r"], pools: dict[bytes, _Pool]) -> list[tuple[_Pool, int, float]]:
         """Explain every direction afresh; of all explanations so far the one with the best select score on each."""
@@ -242,12 +267,7 @@ class _Climb:
         for i in (i for i, full in enumerate(complete) if not full):
             rows = simulated[:, i].isfinite()
             self._add(pools, rows.cpu().numpy().tobytes(), simulated[:, i : i + 1], [fresh[i]], rows)
-        tables = [(pool, pool.select.table(theta)) for pool in pools.values()]
-        best = []
-        for b in range(len(theta)):
-            options = [(pool, int(t[:, b].argmax()), float(t[:, b].max())) for pool, t in tables]
-            best.append(max(options, key=lambda option: option[2]))
-        return best
+        return _best(theta, list(pools.values()))
 
     def _add(
         self,
@@ -270,17 +290,48 @@ class _Climb:
             pools[key] = _Pool(ridge, fit, select, list(fresh))
 
     def _move(
-        self, theta: Float[Tensor, "1 r"], pool: _Pool, place: int, apart: Float[Tensor, "q r"]
-    ) -> tuple[Float[Tensor, " r"], float]:
-        """Where the explanation, held fixed, takes the direction: of all candidates the best on the select split."""
-        fit, select = pool.one(place)
-        if self._config.update == "ridge":
-            candidates = pool.ridge.path(fit.cross, apart, PENALTIES)[:, 0]
-        else:
-            candidates = adam(theta, fit, apart, self._config.steps)[:, 0]
-        scores = select.table(candidates)[0]
-        best = int(scores.argmax())
-        return candidates[best], float(scores[best])
+        self, theta: Float[Tensor, "b r"], chosen: Sequence[tuple[_Pool, int, float]], apart: Float[Tensor, "q r"]
+    ) -> tuple[Float[Tensor, "b r"], Float[Tensor, " b"]]:
+        """Where each one's explanation, held fixed, takes it: of all candidates the best on the select split."""
+        moved, values = theta.clone(), theta.new_zeros(len(theta))
+        for pool in {id(pool): pool for pool, _, _ in chosen}.values():
+            here = [b for b, choice in enumerate(chosen) if choice[0] is pool]
+            fit, select = pool.some([chosen[b][1] for b in here])
+            if self._config.update == "ridge":
+                candidates = pool.ridge.path(fit.cross, apart, PENALTIES)
+            else:
+                candidates = adam(theta[here], fit, apart, self._config.steps)
+            scores, best = select.score(candidates).max(0)
+            moved[here] = candidates[best, torch.arange(len(here), device=best.device)]
+            values[here] = scores
+        return moved, values
+
+
+@dataclass(frozen=True)
+class _Many:
+    """Directions that were climbed each by itself, with all their explanations."""
+
+    theta: Float[Tensor, "b r"]
+    pools: list[_Pool]
+
+    def left(self, apart: Float[Tensor, "q r"], count: int) -> Float[Tensor, "m r"]:
+        """What is left of the best of them outside some directions, the best first; no two alike."""
+        theta = project(self.theta, apart)
+        scores = torch.tensor([score for _, _, score in _best(theta, self.pools)], dtype=torch.float64)
+        kept: list[int] = []
+        for b in scores.argsort(descending=True, stable=True).tolist():
+            if all(abs(float(theta[b] @ theta[k])) < ALIKE for k in kept):
+                kept.append(b)
+            if len(kept) == count:
+                break
+        return theta[kept]
+
+
+def _best(theta: Float[Tensor, "b r"], pools: Sequence[_Pool]) -> list[tuple[_Pool, int, float]]:
+    """Of all explanations the one with the best select score on each direction."""
+    tables = [(pool, pool.select.table(theta).max(0)) for pool in pools]
+    options = [[(pool, int(t.indices[b]), float(t.values[b])) for pool, t in tables] for b in range(len(theta))]
+    return [max(some, key=lambda option: option[2]) for some in options]
 
 
 def _some(white: Float[Tensor, "n r"], simulated: Float[Tensor, "n b"]) -> Moments:
