@@ -1,10 +1,10 @@
 """Classes of explanations that directions may be fitted to, with or without a budget in bits.
 
-look-up     values of single tokens; the number of tokens by the select split
+look-up     values of single tokens; their number by the select split
 n-grams     values of patterns of up to three tokens, pruned by description length on the fit split alone: here the select
             split judges directions, so an explanation must not have seen it
 
-A budget keeps the patterns that explain most, n·(value − rest)² per bit, until the next would exceed it.
+A budget keeps the n-grams that explain most, n·(value − rest)² per bit, until the next would exceed it.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,13 @@ class Words:
     def fit_many(
         self, contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
     ) -> list[Patterns]:
-        """One look-up per column. Raises: ConfigError if the budget does not even hold one token."""
-        found = LookUp.fit_many(contexts, values, fit, select)
-        return found if self.bits is None else shorten(found, contexts.take(fit), self.bits)
+        """One look-up per column; of no token where none helps. Raises: ConfigError if the budget holds not even one token."""
+        if self.bits is None:
+            return LookUp.fit_many(contexts, values, fit, select)
+        check_budget(self.bits, contexts.vocabulary)
+        seen = len(contexts.keys[0].unique())  # beyond all of them a budget buys nothing
+        whole = VALUE_BITS + integer_bits(seen + 1) + seen * pattern_bits(1, contexts.vocabulary)
+        return LookUp.fit_many(contexts, values, fit, select, bits=min(self.bits, whole))
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,9 @@ class Phrases:
     def fit_many(
         self, contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
     ) -> list[Patterns]:
-        """One explanation per column. Raises: ConfigError if the budget does not even hold one token."""
+        """One explanation per column. Raises: ConfigError if the budget holds not even one token."""
+        if self.bits is not None:
+            check_budget(self.bits, contexts.vocabulary)
         if id(contexts) not in self._tries:  # the contexts are kept, so no other object takes their id
             self._tries[id(contexts)] = (contexts, Trie.of(contexts.take(fit)))
         trie = self._tries[id(contexts)][1]
@@ -55,23 +61,20 @@ class Phrases:
         return found if self.bits is None else shorten(found, contexts.take(fit), self.bits)
 
 
-def shorten(found: Sequence[Patterns], contexts: Contexts, budget: float) -> list[Patterns]:
-    """Explanations of at most `budget` bits each, from the patterns that explain most on these rows.
-
-    Raises: ConfigError if the budget does not even hold one token.
-    """
-    least = Patterns("", 0.0, (_first(contexts),), contexts.vocabulary).bits
-    if budget < least:
+def check_budget(bits: float, vocabulary: int) -> None:
+    """Raises: ConfigError if a budget does not hold a single token with its value."""
+    least = VALUE_BITS + integer_bits(2) + pattern_bits(1, vocabulary)
+    if bits < least:
         raise ConfigError(
-            f"{budget:g} bits do not hold a single token with its value",
-            expected=f"at least {least:.1f} bits with {contexts.vocabulary:,} tokens",
+            f"{bits:g} bits do not hold a single token with its value",
+            expected=f"at least {least:.1f} bits with {vocabulary:,} tokens",
         )
+
+
+def shorten(found: Sequence[Patterns], contexts: Contexts, budget: float) -> list[Patterns]:
+    """Explanations of at most `budget` bits each, from the patterns that explain most on these rows."""
     counts = [_Counts.of(keys) for keys in contexts.keys]
     return [p if p.bits <= budget else _shortened(p, counts, budget) for p in found]
-
-
-def _first(contexts: Contexts) -> Level:
-    return Level(contexts.keys[0][:1], torch.zeros(1))
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,14 @@ from ..exemplars import Contexts
 from ..explainers import Explainer, Fitted
 from .objective import PENALTIES, Moments, Ridge, adam, covariance, project
 
-GAIN = 1e-4
+GAIN = 5e-4
 """Rise of the select score that counts."""
 ROUNDS = 4
 """Of the first climb of many directions at once."""
 WIDE = 2
 """Directions of that first climb per direction that is wanted."""
-ALIKE = 0.9
-"""Cosine above which two starts are one."""
+ALIKE, LEFT = 0.9, 0.3
+"""Cosine above which two starts are one; length outside what was found below which nothing is left of a start."""
 
 
 @runtime_checkable
@@ -183,7 +183,8 @@ def search(
         apart = torch.stack([f.theta for f in kept]) if kept and config.deflate else start[:0]
         start = project(start, apart)
         if first is not None:
-            start = torch.cat([first.left(apart, -(-config.starts // 2)), start[-(-config.starts // 2) :]])
+            best = first.left(apart, -(-config.starts // 2))
+            start = torch.cat([best, start[: config.starts - len(best)]])
         kept.append(climb.best(start, apart))
         if progress is not None:
             progress(kept[-1])
@@ -315,8 +316,11 @@ class _Many:
     pools: list[_Pool]
 
     def left(self, apart: Float[Tensor, "q r"], count: int) -> Float[Tensor, "m r"]:
-        """What is left of the best of them outside some directions, the best first; no two alike."""
-        theta = project(self.theta, apart)
+        """What is left of the best of them outside some directions, the best first; no two alike, none that was said."""
+        rest = project(self.theta, apart, unit=False)
+        theta = project(self.theta[rest.norm(dim=1) > LEFT], apart)
+        if len(theta) == 0:
+            return theta
         scores = torch.tensor([score for _, _, score in _best(theta, self.pools)], dtype=torch.float64)
         kept: list[int] = []
         for b in scores.argsort(descending=True, stable=True).tolist():
