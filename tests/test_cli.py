@@ -67,16 +67,16 @@ CLAIM_KEYS = {
 
 def test_reproduce_prints_one_list_of_claims(tmp_path, capsys):
     folder = tmp_path / "toys"
-    words = ["reproduce", "capacity", "F1.1", "--size", "smoke", "--out", str(folder)]
+    words = ["reproduce", "pentagon", "E3.1", "--size", "smoke", "--out", str(folder)]
     assert main([*words, "--report", str(tmp_path / "r.md"), "--figures", str(tmp_path / "svg"), "--json"]) == 0
     out, err = capsys.readouterr()
     claims = json.loads(out)
-    assert {claim["id"].split(".")[0] for claim in claims} == {"F1"}
+    assert "E3" in {claim["id"].split(".")[0] for claim in claims}
     assert all(set(claim) == CLAIM_KEYS for claim in claims)
     assert {claim["verdict"] for claim in claims} <= {"holds", "differs", "not reached"}
-    assert "capacity: running" in err
+    assert "pentagon: running" in err
     assert "# Toy models of superposition" in (tmp_path / "r.md").read_text()
-    assert list((tmp_path / "svg").glob("F1-*.svg"))
+    assert list((tmp_path / "svg").glob("E3-*.svg"))
     assert (folder / "page.html").is_file()
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from digon.errors import CorruptError
-from digon.records import Excerpt, Histogram, Measurement, UnitCard, from_json, to_json
+from digon.records import Excerpt, Explanation, Histogram, Measurement, Simulation, UnitCard, from_json, to_json
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -45,3 +45,11 @@ def test_nested_card_survives():
 def test_damaged_records_are_refused(text):
     with pytest.raises(CorruptError, match="not a Measurement"):
         from_json(Measurement, text)
+
+
+def test_simulations_within_simulations_survive():
+    before = Simulation(("a",), (2.5,), "0 to 10", distributions=(((0.0, 0.5), (5.0, 0.5)),))
+    after = Simulation(("a",), (1.25,), "activation", real=(1.0,), uncalibrated=before)
+    back = from_json(Explanation, to_json(Explanation("llm", "fires on a", 8.0, simulations=(after,))))
+    assert back.simulations == (after,)
+    assert back.simulations[0].uncalibrated == before

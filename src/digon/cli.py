@@ -17,6 +17,7 @@ from tyro.conf import Positional
 
 from . import __version__
 from .errors import DigonError
+from .studies.explaining.settings import ExplainConfig, Spending, WordsConfig
 from .studies.settings import (
     AnchorsBenchmark,
     AuditConfig,
@@ -104,6 +105,31 @@ def decode(settings: Annotated[DecodeConfig, tyro.conf.arg(name="")]) -> dict[st
     result = decode_run(settings)
     # Of several processes only the first one has something to say.
     return {**_with_page(result), "weights": result["weights"], "use": result["next"]} if result else {}
+
+
+def explain(
+    settings: Annotated[ExplainConfig, tyro.conf.arg(name="")],
+    words: Annotated[WordsConfig, tyro.conf.arg(name="")],
+    spending: Annotated[Spending, tyro.conf.arg(name="")],
+    *,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """What do units respond to? Explanations in patterns and, with --llm or --local, in words; each with honest scores.
+
+    Every explanation is made from some documents and scored on others: by how well it predicts the unit, for how many
+    bits, beside the explanations of other units. Builds a page with a card per unit. A language model is asked only
+    after everything else is written; whatever it refuses is reported, and the same command goes on where it was: no
+    call is paid twice. Killed at any moment, likewise.
+
+    Args:
+        settings: what to explain, and how.
+        words: which language model to ask, and for what.
+        spending: how much, how fast.
+        out: folder of the run; default: one for every choice of settings, such as runs/explain-demo-1c9a2f.
+    """
+    from .studies.explaining.study import run_explain
+
+    return _with_page(run_explain(settings, words, spending, out))
 
 
 def reproduce(
@@ -267,6 +293,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "audit": audit,
     "harvest": harvest,
     "decode": decode,
+    "explain": explain,
     "reproduce": reproduce,
     "toy": toy,
     "diagnose": diagnose,

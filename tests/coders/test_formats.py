@@ -110,6 +110,54 @@ def test_damage_is_named(written):
         formats.load(path)
 
 
+def test_a_tool_that_saves_an_export_again_is_recognized(written):
+    # As SAELens does it: our notes stay in the config, the weights are written anew in another order, without our mark.
+    sae, path = written
+    weights = path / "sae_weights.safetensors"
+    w = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file(dict(reversed(w.items())), weights)
+    with pytest.warns(UserWarning, match="written by another tool"):
+        read = formats.load(path)
+    assert torch.equal(read.encode(X).dense(), sae.encode(X).dense())
+    assert read.config == sae.config
+    # What it changed counts, not what we noted.
+    safetensors.torch.save_file(w | {"b_dec": w["b_dec"] + 1}, weights)
+    cfg = json.loads((path / "cfg.json").read_text())
+    if sae.config.activation == "topk":
+        (path / "cfg.json").write_text(json.dumps(cfg | {"k": 2}))
+    with pytest.warns(UserWarning, match="another tool"):
+        changed = formats.load(path)
+    torch.testing.assert_close(changed.decode(changed.encode(X)), plain(path, X), rtol=1e-5, atol=1e-5)
+    if sae.config.activation == "gated":
+        return
+    # Made into another architecture: none of our settings is left.
+    w.pop("threshold", None)
+    safetensors.torch.save_file(w, weights)
+    other = "topk" if sae.config.activation == "relu" else "standard"
+    (path / "cfg.json").write_text(
+        json.dumps(cfg | {"architecture": other, "k": 4, "rescale_acts_by_decoder_norm": False})
+    )
+    with pytest.warns(UserWarning, match="another tool"):
+        made = formats.load(path)
+    assert made.config.activation == {"topk": "topk", "standard": "relu"}[other]
+    torch.testing.assert_close(made.decode(made.encode(X)), plain(path, X), rtol=1e-5, atol=1e-5)
+
+
+def test_sparsify_may_save_again(tmp_path, perturbed):
+    sae = perturbed("topk")
+    formats.save(sae, tmp_path, layout="sparsify")
+    weights = tmp_path / "sae.safetensors"
+    w = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file(w, weights)
+    with pytest.warns(UserWarning, match="another tool"):
+        assert torch.equal(formats.load(tmp_path).encode(X).dense(), sae.encode(X).dense())
+    formats.save(sae, tmp_path, layout="sparsify")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-7] + b"\x00" * 7)
+    with pytest.raises(CorruptError, match="checksum"):
+        formats.load(tmp_path)
+
+
 def test_missing_tensors_are_named(written):
     _, path = written
     cfg = json.loads((path / "cfg.json").read_text())

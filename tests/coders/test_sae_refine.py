@@ -8,9 +8,9 @@ import torch
 
 from digon import rng
 from digon.coders import formats
-from digon.coders.base import evaluate
-from digon.coders.sae import SAE, SAEConfig
-from digon.coders.sae.refine import STEP
+from digon.coders.base import Coder, evaluate
+from digon.coders.sae import SAE, LeaveOneOut, SAEConfig
+from digon.coders.sae.refine import STEP, weights_left_out
 from digon.coders.train import TrainConfig, train_many
 from digon.errors import ConfigError, ModelError
 from digon.measures.recovery import Recovery, report
@@ -108,6 +108,40 @@ def test_files_say_that_other_tools_cannot_run_it(tmp_path, perturbed):
     (tmp_path / "cfg.json").write_text(json.dumps(cfg | {"metadata": {}}))
     with pytest.raises(ModelError, match="refined_jumprelu"):
         formats.load(tmp_path)
+
+
+@pytest.mark.parametrize("activation", ["topk", "jumprelu", "relu"])
+def test_leaving_out_follows_a_loop_over_codes(activation, perturbed):
+    sae = perturbed(activation)
+    x = torch.randn(60, 8, generator=rng.stream(6, "x"))
+    codes, (atoms, bias) = sae.encode(x), (sae.W_dec.detach(), sae.b_dec.detach())
+    dense, threshold = codes.dense().detach(), 0.4
+    expected = dense.clone()
+    for row, values in enumerate(dense):
+        for j in values.nonzero().squeeze(1).tolist():
+            rest = values.clone()
+            rest[j] = 0
+            left = x[row] - bias - rest @ atoms
+            if float(left @ atoms[j]) <= threshold:
+                expected[row, j] = 0
+    pruned = LeaveOneOut(sae, threshold)
+    assert isinstance(pruned, Coder)
+    assert torch.equal(pruned.encode(x).dense(), expected)
+    assert 0 < (expected != 0).sum() < (dense != 0).sum()
+    alike = weights_left_out(x, Codes(dense, None, 32), sae.dictionary)  # the same from codes that are not sparse
+    kept = (dense != 0) & (alike > threshold)
+    assert torch.equal(dense * kept, expected)
+
+
+def test_leaving_out_reaches_the_l0_that_is_asked_for(perturbed):
+    sae = perturbed("jumprelu")
+    x = torch.randn(500, 8, generator=rng.stream(7, "x"))
+    whole = float((sae.encode(x).values != 0).sum(1).float().mean())
+    for l0 in (0.5, whole / 2, whole):
+        found = (LeaveOneOut.at(sae, x, l0).encode(x).values != 0).sum() / len(x)
+        assert float(found) == pytest.approx(l0, abs=2 / len(x))
+    with pytest.raises(ConfigError, match="leaving codes out"):
+        LeaveOneOut.at(sae, x, whole + 1)
 
 
 def test_refusals():

@@ -56,6 +56,8 @@ def test_the_rate_falls_with_the_width_and_can_be_set():
     assert rates[0] == pytest.approx(2 * rates[1])
     assert recommended(64, 256, 8, TrainConfig(lr=1e-3))[1].lr == 1e-3
     assert recommended(1, 1, 1)[0].nested is None
+    trees, flat = recommended(64, 256, 8), recommended(64, 256, 8, flat=True)
+    assert (replace(trees[0], nested=None), trees[1]) == flat
 
 
 def test_fewer_are_active_than_wanted_until_the_last_tenth():

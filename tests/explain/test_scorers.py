@@ -31,11 +31,13 @@ def test_correlation_is_pooled_not_averaged():
     excerpts = Excerpts.of(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]), names)
     real, simulated = torch.tensor([0.0, 1, 10, 11]), torch.tensor([1.0, 0, 11, 10])
     assert [correlation(real[r], simulated[r]) for r in (slice(2), slice(2, 4))] == pytest.approx([-1, -1])
-    found = scorers.pooled("rho", real, [simulated], excerpts, [torch.tensor([0, 1])], rng.stream(0, "p"))
-    assert found.value == pytest.approx(99 / 101)
-    single = scorers.pooled("rho", real, [simulated], excerpts, [torch.tensor([0])], rng.stream(0, "p"))
-    assert math.isnan(single.value)
-    assert "1 documents" in single.method
+    chosen = lambda *e: scorers.ScoringSet(torch.tensor(e), torch.tensor([]).long(), torch.tensor(e))  # noqa: E731
+    found = scorers.score(real, simulated, excerpts, chosen(0, 1), rng.stream(0, "p"))
+    assert found.top_and_random.value == pytest.approx(99 / 101)
+    assert found.population.value == pytest.approx(99 / 101)
+    single = scorers.score(real, simulated, excerpts, chosen(0), rng.stream(0, "p"))
+    assert math.isnan(single.top_and_random.value)
+    assert "1 documents" in single.top_and_random.method
 
 
 def test_planting_a_seen_document_is_refused():

@@ -11,6 +11,7 @@ from digon.coders import formats
 from digon.coders.base import evaluate_pairs
 from digon.coders.sae import Target
 from digon.coders.sae.sites import sharing
+from digon.coders.train import TrainConfig, recommended, train_many
 from digon.store import weights
 from digon.store.shards import ActivationStore, HarvestPlan, Rows, ShardWriter
 from digon.studies.sources import Latents
@@ -69,10 +70,41 @@ def test_a_crosscoder(shards, capsys):
 def test_refinements_are_kept_and_other_tools_refuse_them(shards, capsys):
     found = run(shards, capsys, "--site", "a", "--refinements", "2")
     assert "SAELens" not in found["use"]
-    folder = shards / "sae/a.batchtopk-refined2-16-l0-2"
+    folder = shards / "sae/a.recommended-refined2-16-l0-2"
     assert formats.load(folder).config.refinements == 2
     cfg = json.loads((folder / "cfg.json").read_text())
     assert cfg["architecture"] == "refined_jumprelu"
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "nested"),
+    [
+        ((), "a.recommended-16-l0-2", True),
+        (("--recipe", "flat"), "a.flat-16-l0-2", False),
+        (("--recipe", "plain"), "a.batchtopk-16-l0-2", False),
+        (("--activation", "gated"), "a.gated-16-l0-2", False),
+        (("--prefixes", "4", "--seed", "3"), "a.batchtopk-nested-16-l0-2", True),
+    ],
+)
+def test_the_recipe_is_the_recommended_one_unless_something_else_is_said(
+    shards, capsys, monkeypatch, words, name, nested
+):
+    asked: list[TrainConfig] = []
+
+    def spy(wanted, batches, training, **rest):
+        asked.append(training)
+        return train_many(wanted, batches, training, **rest)
+
+    monkeypatch.setattr("digon.studies.decode.train_many", spy)
+    found = run(shards, capsys, "--site", "a", "--precision", "bfloat16", *words)
+    assert found["weights"] == str(shards / "sae" / name)
+    sae = formats.load(shards / "sae" / name).config
+    assert (sae.nested is not None) == nested
+    how = TrainConfig(steps=20, batch=64, seed=sae.seed, device="cpu", precision="bfloat16")
+    if name.startswith(("a.recommended", "a.flat")):
+        wanted, how = recommended(8, 16, 2, how, sae.seed, flat=not nested)
+        assert sae == wanted
+    assert asked == [how]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +117,7 @@ def test_refinements_are_kept_and_other_tools_refuse_them(shards, capsys):
         (["--site", "a", "--cross-sites", "b", "b"], "same site twice"),
         (["--site", "a", "--target-site", "b", "--tied"], "tied weights"),
         (["--site", "a", "--refinements", "-1"], "refinements = -1"),
+        (["--site", "a", "--recipe", "flat", "--activation", "topk"], "--recipe flat together with"),
     ],
 )
 def test_refusals(shards, capsys, words, problem):

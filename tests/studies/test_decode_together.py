@@ -55,7 +55,7 @@ def test_torchrun_gives_what_one_process_gives(tmp_path, capsys):
 def test_a_killed_process_ends_all(tmp_path):
     root = write(tmp_path / "store")
     process = started(root, "--steps", "1000000")
-    log = root / "sae" / "mlp.batchtopk-32-l0-2" / "metrics.jsonl"
+    log = root / "sae" / "mlp.recommended-32-l0-2" / "metrics.jsonl"
     for _ in range(600):
         if log.exists() or process.poll() is not None:
             break

@@ -11,10 +11,11 @@ from digon.coders.classic import identity
 from digon.errors import ConfigError
 from digon.records import Measurement
 from digon.studies.decoding_benchmark import published, real, report
-from digon.studies.decoding_benchmark.arena import Trial, measure
+from digon.studies.decoding_benchmark.arena import WorldTrial
 from digon.studies.decoding_benchmark.entrants import ENTRANTS, entrant
 from digon.studies.decoding_benchmark.study import run_decoding
-from digon.studies.decoding_benchmark.trials import ARENAS, STEPPED, SWEEPS, swept, trials
+from digon.studies.decoding_benchmark.trial import measure
+from digon.studies.decoding_benchmark.trials import ARENAS, STEPPED, SWEEPS, swept, swept_name, trials
 from digon.studies.settings import DecodingBenchmark
 from digon.worlds.tree import TreeConfig
 
@@ -22,7 +23,7 @@ TINY = TreeConfig(features=24, d=12, roots=0, rank=0, most=0.06, least=0.04)
 
 
 def trial(coder, **changes):
-    return replace(Trial(TINY, "tiny", coder, 24, 1, 60, 256, 8_000, 0), **changes)
+    return replace(WorldTrial("tiny", coder, 1, 0, TINY, 24, 60, 256, 8_000), **changes)
 
 
 def test_every_trial_is_tried_once():
@@ -30,8 +31,10 @@ def test_every_trial_is_tried_once():
         found = trials(size, tuple(ENTRANTS), 3)
         assert len({t.key for t in found}) == len(found) == len(ENTRANTS) * len(arena.l0) * 3
     found = list(swept(tuple(ENTRANTS), 2))
-    assert len(found) == len(STEPPED) * 2 * sum(map(len, SWEEPS.values()))
-    assert {t.about.split()[0] for t in found} == SWEEPS.keys()
+    worlds = {swept_name(name, value) for name, its in SWEEPS.items() for value in its}
+    assert len(found) == len(STEPPED) * 2 * len(worlds) == len({t.key for t in found})
+    assert len(worlds) == sum(map(len, SWEEPS.values())) - len(SWEEPS) + 1
+    assert {t.about for t in found} == worlds
 
 
 def test_true_atoms_are_found_and_random_ones_are_not(tmp_path):
@@ -52,7 +55,7 @@ def test_a_trained_entrant_learns_and_goes_on_where_it_was(coder, tmp_path):
     assert found["latents"] == 24
     again = measure(long, tmp_path)
     assert again["scores"] == found["scores"]
-    assert (tmp_path / long.key).is_dir()
+    assert long.home(tmp_path).is_dir()
 
 
 @pytest.mark.parametrize("coder", ["pca", "ica", "dictionary"])
@@ -91,7 +94,7 @@ def test_the_report_shows_every_number_with_its_interval():
     assert "0.910 ± 0.025" in text
     assert "Failed trials: 1" in text
     assert "## Sweep: load" in text
-    (figure,) = report.figures([*runs("digon", 0.9)])
+    (figure,) = report.figures(report.cells_of(runs("digon", 0.9)))
     assert [panel.title for panel in figure.frames[0].panels] == ["reconstruction", "recovery", "directions"]
 
 
@@ -152,18 +155,24 @@ def place(tiny, texts, monkeypatch):
 
 
 def test_a_real_site_is_decoded_and_seeds_are_compared(place, tmp_path):
-    wanted = real.real_trials("tinylm", ("batchtopk", "dictionary"), 2)
+    wanted = real.site_trials("tinylm", ("batchtopk", "dictionary"), 2)
     assert len({trial.key for trial in wanted}) == len(wanted) == 4
     real.harvest_place("tinylm", tmp_path / "activations" / "tinylm")
-    records = [{**trial.head, **real.measure_real(trial, tmp_path)} for trial in wanted]
+    records = [{"key": trial.key, **trial.head, **measure(trial, tmp_path)} for trial in wanted]
     assert all(0 < r["scores"]["fvu"] < 1 for r in records)
     assert all(1 < r["scores"]["l0"] < 3 for r in records if r["coder"] == "batchtopk")
-    agreed = real.agreements(wanted, tmp_path)
-    assert [(r["coder"], r["l0"]) for r in agreed] == [("batchtopk", 2), ("dictionary", 2)]
-    assert all(r["chance"] < r["agreement"] <= 1 for r in agreed if r["coder"] == "dictionary")
-    text = real.section(records, agreed)
+    cells = real.with_agreement(report.cells_of(records), wanted, tmp_path)
+    assert [(cell.coder, cell.l0) for cell in cells] == [("batchtopk", 2), ("dictionary", 2)]
+    found = cells[1].scores["agreement"]
+    assert found.null is not None
+    assert found.null < found.value <= 1
+    assert found.low != found.low  # two trainings have no interval
+    text = real.section(cells)
     assert "a tiny network" in text
     assert text.count("| batchtopk |") == text.count("| dictionary |") == 1
+    (figure,) = real.figures(cells)
+    assert [panel.title for panel in figure.frames[0].panels] == ["reconstruction", "agreement of seeds"]
+    assert [series.name for series in figure.frames[0].panels[0].series] == ["batchtopk"]
 
 
 def test_rows_that_judge_come_from_other_documents(place, tmp_path):
@@ -171,7 +180,7 @@ def test_rows_that_judge_come_from_other_documents(place, tmp_path):
     fit, judge = real._stores(tmp_path)
     assert not set(fit.document_ids) & set(judge.document_ids)
     assert len(judge) < len(fit)
-    scores = real.judged(identity(16), judge, place.site)
+    scores = real.reconstruction(identity(16), judge, place.site)
     assert scores["fvu"] == pytest.approx(0, abs=1e-9)
     assert scores["l0"] == evaluate(identity(16), [judge.values(place.site).float()]).l0
 

@@ -142,7 +142,7 @@ def test_decoding_with_a_network_writes_everything_once(tmp_path, tiny, texts, s
     (run / "activations").symlink_to(store.root)
     config = DecodeConfig(run, SITE, (4,), 32, steps=6, batch=256, seeds=3, model=str(tiny), data=str(texts))
     result = decode_run(config)
-    folder = run / f"sae/{SITE}.batchtopk-32-l0-4"
+    folder = run / f"sae/{SITE}.recommended-32-l0-4"
     names = {p.name for p in folder.iterdir()}
     assert {"about.json", "latents.parquet", "geometry.json", "measured.json", "host.json", "probes.parquet"} <= names
     assert {"stability.json", "probes.json"} <= names
@@ -270,4 +270,4 @@ def test_a_folder_of_shards_becomes_a_run_with_a_page(tmp_path):
     data = collect(Run.open(tmp_path / "acts"))
     assert data["dictionaries"][0]["failures"]
     assert build(tmp_path / "acts").is_file()
-    assert dictionaries.summary(tmp_path / "acts/sae/world.batchtopk-16-l0-2")["F1"]
+    assert dictionaries.summary(tmp_path / "acts/sae/world.recommended-16-l0-2")["F1"]

@@ -3,19 +3,22 @@
 Probabilities are conditional on the benchmark's families: they say which kind of known world looks most like the site.
 
 1. A *kind* is a set of causes that the given access cannot tell apart; every reference world has one per access level.
-2. A multinomial logistic regression and extremely randomized trees learn P(kind | statistics) on the development worlds,
+2. A multinomial logistic regression and extremely randomized trees learn P(kind | statistics) from the reference worlds,
    every cause weighing the same. Statistics that were not given, or that do not apply, are missing, which both see.
-3. Calibration worlds choose how the two are averaged, a temperature, and how often they are entirely wrong:
+3. How far to trust them is learned by cross-fitting: every fifth of the worlds is predicted from the other four. These
+   predictions choose how the two models are averaged, a temperature, and how often they are entirely wrong:
    P = (1 − ε) · softmax((w log P₁ + (1 − w) log P₂) / T) + ε / kinds. Without ε a few gross errors make all else too shy.
-   The loss is that of the plausibilities of step 4, as these are what is stated.
+   The loss is that of the plausibilities of step 4, as these are what is stated. The models that are then used have seen
+   all worlds, so what is stated is, if anything, a little shy.
 4. A cause is *plausible* with the probability of all kinds that hold it. It belongs in the set if it is as plausible as
-   calibration worlds of that cause are, nine in ten of them (Mondrian conformal). What the most probable kind holds comes
-   with it: causes that cannot be told apart stand together.
-5. A site further from all development worlds than 99 % of the calibration worlds are is *novel*: abstain.
+   worlds of that cause are while they are predicted, nine in ten of them (Mondrian, cross-conformal). What the most
+   probable kind holds comes with it: causes that cannot be told apart stand together.
+5. A site further from all other worlds than 99 % of the worlds are is *novel*: abstain.
 
 There is no stored model: the table of reference statistics is stored, and the model is fitted from it in seconds.
 
-Sources: Guo et al. 2017 (temperature); Geurts, Ernst & Wehenkel 2006 (trees); Vovk 2012 (class-conditional sets).
+Sources: Guo et al. 2017 (temperature); Geurts, Ernst & Wehenkel 2006 (trees); Vovk 2012 (class-conditional
+sets), 2015 (cross-conformal ones).
 """
 
 import json
@@ -35,6 +38,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
+from .. import rng
 from ..errors import ConfigError, PathError
 from ..measures.calibration import conformal_rank
 from ..records import CAUSES, Cause
@@ -42,11 +46,15 @@ from ..records import CAUSES, Cause
 FILE = Path(__file__).parent / "reference.safetensors"
 LEVELS = ("A", "A+", "B", "C", "D")
 COVERAGE = 0.9
-CONFIDENCE = 0.5
-"""Share of calibration samples for which the coverage holds; more of it takes hundreds of worlds per cause."""
+CONFIDENCE = 0.8
+"""Share of samples of worlds for which the coverage holds."""
+FOLDS = 5
+FEWEST = 4
+"""Worlds per cause below which nothing can be learned."""
 NOVEL = 0.99
-"""Quantile of the calibration worlds' distances beyond which a site is novel."""
+"""Quantile of the worlds' distances from the others beyond which a site is novel."""
 NEIGHBORS = 5
+MODELS = 2
 TREES = 200
 RIDGE = 0.3
 """Inverse strength of the penalty of the logistic regression."""
@@ -84,8 +92,6 @@ class Reference:
     causes: tuple[Cause, ...]
     alike: tuple[Kind, ...]
     families: tuple[str, ...]
-    calibration: np.ndarray
-    """[worlds] whether a world calibrates; the others develop."""
     cells: str = ""
     """Digest of the cells that these worlds are."""
 
@@ -98,7 +104,7 @@ class Reference:
         pick = lambda values: tuple(values[i] for i in rows)  # noqa: E731
         return Reference(
             self.names, self.statistics[rows], pick(self.causes), pick(self.alike), pick(self.families),
-            self.calibration[rows], self.cells,
+            self.cells,
         )  # fmt: skip
 
     def without(self, names: Iterable[str]) -> "Reference":
@@ -107,7 +113,7 @@ class Reference:
         keep = [i for i, name in enumerate(self.names) if name not in gone]
         return Reference(
             tuple(self.names[i] for i in keep), self.statistics[:, keep], self.causes, self.alike, self.families,
-            self.calibration, self.cells,
+            self.cells,
         )  # fmt: skip
 
     def to_bytes(self) -> bytes:
@@ -118,7 +124,6 @@ class Reference:
             "causes": np.array([CAUSES.index(c) for c in self.causes], np.uint8),
             "alike": np.array([sum(1 << CAUSES.index(c) for c in kind) for kind in self.alike], np.int16),
             "families": np.array([families.index(f) for f in self.families], np.uint8),
-            "calibration": self.calibration.astype(np.uint8),
         }
         metadata = {"names": json.dumps(self.names), "families": json.dumps(families), "cells": self.cells}
         return save(tensors, metadata)
@@ -136,7 +141,7 @@ def load_reference(path: Path = FILE) -> Reference:
         )  # fmt: skip
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
-        table = {name: file.get_tensor(name) for name in ("statistics", "causes", "alike", "families", "calibration")}
+        table = {name: file.get_tensor(name) for name in ("statistics", "causes", "alike", "families")}
     families = json.loads(metadata["families"])
     return Reference(
         tuple(json.loads(metadata["names"])),
@@ -144,7 +149,6 @@ def load_reference(path: Path = FILE) -> Reference:
         tuple(CAUSES[i] for i in table["causes"]),
         tuple(frozenset(c for i, c in enumerate(CAUSES) if bits >> i & 1) for bits in table["alike"].tolist()),
         tuple(families[i] for i in table["families"]),
-        table["calibration"].astype(bool),
         metadata["cells"],
     )
 
@@ -209,9 +213,11 @@ def fit(reference: Reference) -> Posterior:
 
     Raises: ConfigError if there are too few of them.
     """
-    if min((~reference.calibration).sum(), reference.calibration.sum()) < 2 * len(set(reference.causes)):
+    fewest = min(reference.causes.count(cause) for cause in set(reference.causes)) if len(reference) else 0
+    if fewest < FEWEST:
         raise ConfigError(
-            f"{len(reference)} reference worlds", expected="at least two per cause to develop and two to calibrate on"
+            f"{len(reference)} reference worlds, of one cause only {fewest}",
+            expected=f"at least {FEWEST} of every cause",
         )
     return Posterior(reference)
 
@@ -228,28 +234,34 @@ class _Level:
     def __init__(self, reference: Reference, access: str) -> None:
         known = [name.split(":")[0] if ":" in name else "A" for name in reference.names]
         given = np.array([LEVELS.index(level) <= LEVELS.index(access) for level in known])
-        develop, calibrate = ~reference.calibration, reference.calibration
         kinds = [kind_of(c, a, access) for c, a in zip(reference.causes, reference.alike, strict=True)]
         causes = np.array(reference.causes)
-        self.kinds: list[Kind] = sorted({k for k, d in zip(kinds, develop, strict=True) if d}, key=sorted)
+        self.kinds: list[Kind] = sorted(set(kinds), key=sorted)
         self._holds = np.array([[c in kind for c in CAUSES] for kind in self.kinds])
-        target = np.array([self.kinds.index(k) if k in self.kinds else -1 for k in kinds])
-        self._scale = _Scale(reference.statistics[develop], given)
-        x = self._scale(reference.statistics)
-        weight = _balanced(causes[develop])
-        self._models = _models(x[develop], target[develop], weight)
-        truth = np.array([[c in kind for c in CAUSES] for kind in kinds])[calibrate]
-        self._blend = _stack(self._logs(x[calibrate]), self._holds, truth, _balanced(causes[calibrate]))
-        self._near = NearestNeighbors(n_neighbors=min(NEIGHBORS, int(develop.sum()))).fit(x[develop])
-        self._limit = float(np.quantile(self._distance(x[calibrate]), NOVEL)) or 1.0
-        plausible = self._kind_probabilities(x[calibrate]) @ self._holds
-        self._thresholds = np.array(
-            [_threshold(plausible[causes[calibrate] == c, i]) for i, c in enumerate(CAUSES)]
-        )  # fmt: skip
+        self._scale = _Scale(reference.statistics, given)
+        x, target = self._scale(reference.statistics), np.array([self.kinds.index(k) for k in kinds])
+        logs, distances = self._unseen(x, target, causes)
+        truth, weight = self._holds[target], _balanced(causes)
+        self._blend = _stack(logs, self._holds, truth, weight)
+        self._limit = float(np.quantile(distances, NOVEL)) or 1.0
+        plausible = np.exp(self._blend(logs)) @ self._holds
+        self._thresholds = np.array([_threshold(plausible[causes == c, i]) for i, c in enumerate(CAUSES)])
+        self._models, self._near = _models(x, target, weight), _near(x)
+
+    def _unseen(self, x: np.ndarray, target: np.ndarray, causes: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Log probabilities and distance of every world, as the worlds of the other folds see it."""
+        fold, distances = _folds(causes), np.zeros(len(x))
+        logs = [np.zeros((len(x), len(self.kinds))) for _ in range(MODELS)]
+        for held in (fold == f for f in range(FOLDS)):
+            models = _models(x[~held], target[~held], _balanced(causes[~held]))
+            for column, found in zip(logs, self._logs(models, x[held]), strict=True):
+                column[held] = found
+            distances[held] = _distance(_near(x[~held]), x[held])
+        return logs, distances
 
     def opinions(self, statistics: np.ndarray) -> list[Opinion]:
         x = self._scale(statistics)
-        kinds, distances = self._kind_probabilities(x), self._distance(x) / self._limit
+        kinds, distances = np.exp(self._blend(self._logs(self._models, x))), _distance(self._near, x) / self._limit
         return [self._opinion(p, float(d)) for p, d in zip(kinds, distances, strict=True)]
 
     def _opinion(self, p: np.ndarray, distance: float) -> Opinion:
@@ -268,29 +280,23 @@ class _Level:
             dict(zip(self.kinds, p.tolist(), strict=True)),
         )
 
-    def _logs(self, x: np.ndarray) -> list[np.ndarray]:
+    def _logs(self, models: list[Any], x: np.ndarray) -> list[np.ndarray]:
         """Log probability of every kind by each model."""
         found: list[np.ndarray] = []
-        for model in self._models:
+        for model in models:
             p = np.full((len(x), len(self.kinds)), BLUR / len(self.kinds))
             p[:, model.classes_] += (1 - BLUR) * model.predict_proba(x)
             found.append(np.log(p))
         return found
 
-    def _kind_probabilities(self, x: np.ndarray) -> np.ndarray:
-        return np.exp(self._blend(self._logs(x)))
-
-    def _distance(self, x: np.ndarray) -> np.ndarray:
-        return self._near.kneighbors(x)[0].mean(1)
-
 
 class _Scale:
     """Statistics on comparable scales, compressed at the ends; a column more for every one that may be missing."""
 
-    def __init__(self, develop: np.ndarray, given: np.ndarray) -> None:
-        finite = np.isfinite(develop)
+    def __init__(self, table: np.ndarray, given: np.ndarray) -> None:
+        finite = np.isfinite(table)
         self._columns = np.flatnonzero(given & finite.any(0))
-        x = np.where(finite, develop, np.nan)[:, self._columns]
+        x = np.where(finite, table, np.nan)[:, self._columns]
         self._center = np.nanmedian(x, 0)
         low, high = np.nanquantile(x, [0.25, 0.75], axis=0)
         spread, deviation = (high - low) / 1.35, np.nanstd(x, 0)
@@ -302,6 +308,23 @@ class _Scale:
         missing = ~np.isfinite(x)
         scaled = np.arcsinh((np.where(missing, self._center, x) - self._center) / self._spread)
         return np.concatenate([scaled, missing[:, self._may_miss].astype(float)], 1)
+
+
+def _folds(causes: np.ndarray) -> np.ndarray:
+    """Which fold holds a world: every cause is spread evenly over all of them."""
+    g, fold = rng.numpy_stream(0, "folds"), np.zeros(len(causes), int)
+    for cause in np.unique(causes):
+        rows = np.flatnonzero(causes == cause)
+        fold[g.permutation(rows)] = (np.arange(len(rows)) + g.integers(FOLDS)) % FOLDS
+    return fold
+
+
+def _near(x: np.ndarray) -> NearestNeighbors:
+    return NearestNeighbors(n_neighbors=min(NEIGHBORS, len(x))).fit(x)
+
+
+def _distance(near: NearestNeighbors, x: np.ndarray) -> np.ndarray:
+    return near.kneighbors(x)[0].mean(1)
 
 
 def _models(x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> list[Any]:

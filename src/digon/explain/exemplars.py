@@ -11,6 +11,7 @@ An excerpt never crosses documents or gaps. Within a stratum every excerpt comes
 Source: strata after Bills et al. 2023 (top and random) and percentile sampling of PRISM 2025.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .. import records
+from .draws import is_exact, systematic
 from .splits import NAMES, split_of
 
 LENGTH = 64
@@ -235,10 +237,11 @@ def top(
 def uniform(
     excerpts: Excerpts, among: Bool[Tensor, " excerpts"], count: int, generator: torch.Generator
 ) -> Int[Tensor, " m"]:
-    """Excerpts drawn uniformly."""
+    """Excerpts drawn uniformly, by systematic sampling."""
     candidates = among.nonzero().squeeze(1)
-    order = torch.randperm(len(candidates), generator=generator, device=generator.device)
-    return excerpts.distinct(candidates[order.to(candidates.device)], count)
+    draw = torch.rand(1, len(candidates) + 1, generator=generator, device=generator.device, dtype=torch.float64)
+    places = systematic(excerpts.documents[candidates], draw.to(candidates.device), count)[0]
+    return candidates[places[places >= 0]]
 
 
 def quantiles(excerpts: Excerpts, maxima: Float[Tensor, " excerpts"]) -> Int[Tensor, " m"]:
@@ -299,10 +302,11 @@ def exemplars(
     generator: torch.Generator,
 ) -> tuple[records.Excerpt, ...]:
     """All exemplars of one unit as records, stratum by stratum; `data` and `simulated` as for `record`."""
+    found = strata(excerpts, data[0], data[1], maxima, generator)
     return tuple(
-        record(excerpts, excerpt, stratum, data, token_text, simulated)
-        for stratum, members in strata(excerpts, data[0], data[1], maxima, generator).items()
-        for excerpt in members.tolist()
+        record(excerpts, excerpt, stratum, data, token_text, simulated, place)
+        for stratum, members in found.items()
+        for place, excerpt in enumerate(members.tolist())
     )
 
 
@@ -313,8 +317,12 @@ def record(
     data: tuple[Float[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]],
     token_text: Callable[[int], str],
     simulated: dict[str, Float[Tensor, " n"]],
+    place: int | None = None,
 ) -> records.Excerpt:
-    """One excerpt as a record; `data` is values, tokens, positions of all rows, `simulated` covers all rows too."""
+    """One excerpt as a record; `data` is values, tokens, positions of all rows, `simulated` covers all rows too.
+
+    `place` is its place in its stratum. What is chosen for what the unit does is chosen with certainty, so its weight is 1.
+    """
     values, tokens, positions = data
     start = int(excerpts.starts[excerpt])
     rows = slice(start, start + int(excerpts.lengths[excerpt]))
@@ -326,7 +334,14 @@ def record(
         stratum=stratum,
         split=NAMES[int(excerpts.splits[excerpt])],
         simulated={name: _rounded(column[rows]) for name, column in simulated.items()},
+        weight=_random_weight(excerpts) if stratum == "random" else 1.0,
+        token_ids=tuple(tokens[rows].tolist()),
+        level=place if stratum == "quantile" else None,
     )
+
+
+def _random_weight(excerpts: Excerpts) -> float:
+    return len(excerpts) / RANDOM if is_exact(excerpts.documents, RANDOM) else math.nan
 
 
 def _rounded(values: Float[Tensor, " t"]) -> tuple[float, ...]:

@@ -3,60 +3,38 @@
     ρ = corr(real, simulated) over all tokens of all scoring excerpts together, not the mean of per-excerpt correlations
     top-and-random   5 excerpts with the unit's largest activations and 5 random ones, all of the test split
     random-only      random excerpts of the test split, more of them for a narrower interval
-    population       all tokens of the test split
+    population       all tokens of the test split; where only some are simulated, top and random ones by their weights
+    permuted         top-and-random after the simulated values of the excerpts have changed places: what chance reaches
+    baseline         top-and-random of explanations of other units
+    explained        1 − Σ(a − α − βm)²/Σ(a − mean a)² on the test split, α and β fitted on the calibrate split: ρ² at best
 
-After the best linear map of the simulated values the explained variance is ρ². Intervals resample documents, top and
-random ones apart, as their numbers are fixed. Percentile intervals from few documents are too narrow: on noise, those
-of 95 % cover .84 of the time from 5 + 5 documents, .92 from 40, .93 from the population of the test split. The baseline
-is what explanations of other units score on the same tokens.
+Intervals resample documents, top and random ones apart, as their numbers are fixed. Percentile intervals from few documents
+are too narrow: on noise, those of 95 % cover .84 of the time from 5 + 5 documents, .92 from 40, .93 from the population of
+the test split. A simulated value that is missing (NaN) is left out and counted, never 0.
 
 Source: Bills et al. 2023, "Language models can explain neurons in language models".
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import records, rng
+from .. import records
 from ..measures import stats
-from .exemplars import Contexts, Excerpts, top, uniform
+from .batches import SOURCE, Scores, population_of, score_chosen
+from .batches import score_units as score_units
+from .exemplars import Contexts, Excerpts
 from .explainers import LookUp, NGrams, Trie
-from .splits import assert_disjoint
-
-TOP, RANDOM, MANY = 5, 5, 40
-DRAWS = 200
-BASELINES = 3
-"""Other units whose explanations are tried on a unit."""
-SOURCE = "Bills et al. 2023"
-
-
-@dataclass(frozen=True)
-class ScoringSet:
-    """The excerpts of the test split on which one unit is scored."""
-
-    top: Int[Tensor, " a"]
-    beside: Int[Tensor, " b"]
-    """Random ones that are scored together with the top ones: none shares a document with them."""
-    random: Int[Tensor, " c"]
-    """Random ones that are scored alone, whatever the unit does on them."""
-
-
-def scoring_set(excerpts: Excerpts, maxima: Float[Tensor, " excerpts"], generator: torch.Generator) -> ScoringSet:
-    """Choose them, each from a document of its own.
-
-    Raises: RunError if any document is both in the test split and in another.
-    """
-    test = excerpts.in_split("test")
-    unseen = excerpts.documents[test].unique().tolist()
-    assert_disjoint(excerpts.seen, [excerpts.document_ids[int(d)] for d in unseen])
-    best = top(excerpts, maxima, test, TOP)
-    random = uniform(excerpts, test, MANY + TOP, generator)
-    apart = ~torch.isin(excerpts.documents[random], excerpts.documents[best])
-    return ScoringSet(best, random[apart][:RANDOM], random[:MANY])
+from .explainers.base import Fitted
+from .moments import affine, correlation_of, interval, line_of, moments, resampled, standard
+from .sets import ScoringSet as ScoringSet
+from .sets import assert_unseen, grid, weights
+from .sets import scoring_set as scoring_set
+from .sets import scoring_sets as scoring_sets
 
 
 def score(
@@ -72,116 +50,103 @@ def score(
     Range: ρ in [−1, 1]; NaN with a flag where a side is constant, never 0.
     Raises: RunError if a chosen excerpt comes from a document that explanations have seen.
     """
-    mixed = (chosen.top, chosen.beside)
-    both = pooled("rho_top_and_random", real, [simulated], excerpts, mixed, generator)
-    alone = pooled("rho_random_only", real, [simulated], excerpts, (chosen.random,), generator)
-    reference = pooled("rho_other_unit", real, others, excerpts, mixed, generator)
-    needed = (both, alone, reference) if others else (both, alone)
-    flags = tuple(f"{m.name} is undefined: {m.method}" for m in needed if math.isnan(m.value))
-    return records.Score(both, alone, reference, flags)
+    rest = [other[:, None] for other in others]
+    seed = _seed(generator)
+    mine = {"": simulated[:, None]}
+    return score_chosen(real[:, None], mine, excerpts, chosen.many(), seed, rest)[""].records[0]
 
 
 def population(
     real: Float[Tensor, " n"], simulated: Float[Tensor, " n"], excerpts: Excerpts, generator: torch.Generator
 ) -> records.Measurement:
-    """Correlation over all tokens of the test split."""
-    everything = excerpts.in_split("test").nonzero().squeeze(1)
-    return pooled("rho_population", real, [simulated], excerpts, (everything,), generator)
+    """Correlation over all tokens of the test split.
+
+    Raises: RunError if a document of the test split has been seen.
+    """
+    assert_unseen(excerpts, excerpts.in_split("test").nonzero().squeeze(1))
+    return population_of(real[:, None], {"": simulated[:, None]}, excerpts, _seed(generator))[""][0][0]
 
 
-def pooled(
-    name: str,
+def weighted(
     real: Float[Tensor, " n"],
-    simulations: Sequence[Float[Tensor, " n"]],
+    simulated: Float[Tensor, " n"],
     excerpts: Excerpts,
-    strata: Sequence[Int[Tensor, " _"]],
+    chosen: ScoringSet,
     generator: torch.Generator,
 ) -> records.Measurement:
-    """Correlation over all tokens of the excerpts of all strata, averaged over the simulations that are not constant.
+    """What `population` would find, from the top and random excerpts alone: each counts as often as its weight says.
 
-    The interval is a bootstrap over the documents within each stratum.
-    Raises: RunError if an excerpt comes from a document outside the test split.
+    For simulations that are too dear for the whole split. Sums are unbiased, so ρ is up to O(1/documents).
+    Raises: RunError if an excerpt comes from a document that explanations have seen.
     """
-    chosen = torch.cat(list(strata))
-    numbers = excerpts.documents[chosen].unique()
-    assert_disjoint(excerpts.seen, [excerpts.document_ids[int(d)] for d in numbers.tolist()])
-    if not simulations:
-        return records.Measurement(name, math.nan, method="nothing to compare with", source=SOURCE)
-    if len(numbers) < 2:
-        return records.Measurement(name, math.nan, method=f"{len(numbers)} documents in the test split", source=SOURCE)
-    rows = excerpts.rows(chosen)
-    sums = [
-        _document_sums(real, simulations, excerpts, stratum, (real[rows], [s[rows] for s in simulations]))
-        for stratum in strata
+    both, weight = weights(excerpts, chosen)
+    assert_unseen(excerpts, both)
+    rows, there = grid(excerpts, both)
+    real, simulated = real[rows], simulated[rows]
+    known = there & real.isfinite() & simulated.isfinite()
+    a, m = (standard(v.flatten()[None], known.flatten()[None]).view(v.shape) for v in (real, simulated))
+    sums = moments(a, m, known).sum(2)[0] * weight[0, :, None]
+    parts = [
+        _by_document(sums[part], both[0, part], excerpts)
+        for part in (slice(chosen.top.shape[-1]), slice(chosen.top.shape[-1], None))
     ]
-    rho = correlation_of(torch.stack([s.sum(0) for s in sums]).sum(0))
-    known = rho.isfinite()
-    method = f"{' + '.join(str(len(s)) for s in strata)} excerpts of unseen documents pooled, bootstrap over documents"
-    if len(simulations) > 1:
-        method = f"mean of {int(known.sum())} explanations; {method}"
-    if not known.all():
-        method += f"; {int((~known).sum())} undefined: real or simulated values are constant"
-    low, high = _interval(sums, generator)
-    return records.Measurement(name, float(rho.nanmean()), low, high, len(rows), "", method, None, SOURCE, 0.0)
+    method = f"{' + '.join(str(len(p)) for p in parts)} documents, excerpts weighted by 1/probability, bootstrap over documents"
+    if sum(len(p) for p in parts) < 2:
+        return records.Measurement("rho_population", math.nan, method=method, source=SOURCE)
+    if not bool(weight.isfinite().all()):
+        method += "; undefined: a document has so many excerpts that their probability to be drawn is not known"
+    every = torch.cat(parts)[None]
+    there = torch.ones(every.shape[:2], dtype=torch.bool, device=every.device)
+    draws = resampled(every, there, [len(p) for p in parts], generator)
+    rho, (low, high) = correlation_of(every.sum(1)[..., None])[0, 0], interval(draws)
+    n = int(known.sum())
+    return stats.to_measurement("rho_population", rho, (low[0], high[0]), n, method=method, source=SOURCE, null=0.0)
+
+
+def _by_document(sums: Float[Tensor, "m 6"], chosen: Int[Tensor, " m"], excerpts: Excerpts) -> Float[Tensor, "docs 6"]:
+    names, owner = excerpts.documents[chosen[chosen >= 0]].unique(return_inverse=True)
+    return sums.new_zeros(len(names), 6).index_add_(0, owner, sums[chosen >= 0])
 
 
 def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
     """Pearson correlation; NaN where either side is constant."""
-    return float(correlation_of(_moments(_standard(a, a), _standard(b, b)[:, None]).sum(0)))
+    known = torch.ones_like(a, dtype=torch.bool)
+    sums = moments(standard(a, known), standard(b, known), known).sum(0)
+    return float(correlation_of(sums[:, None])[0])
 
 
-def correlation_of(sums: Float[Tensor, "*b 6 s"]) -> Float[Tensor, "*b s"]:
-    """Correlation from sums of 1, a, m, a², m², am; NaN where a side is constant."""
-    n, a, m, aa, mm, am = sums.unbind(-2)
-    spread_a, spread_m = aa - a * a / n, mm - m * m / n
-    varies = (spread_a > 1e-9) & (spread_m > 1e-9)
-    return torch.where(varies, (am - a * m / n) / (spread_a * spread_m).clamp_min(1e-18).sqrt(), math.nan)
+def rsquared(a: Float[Tensor, " n"], m: Float[Tensor, " n"]) -> float:
+    """1 − mean (a − m)² / mean a², as neuron-explainer defines it: relative to zero, not to the mean.
+
+    Range: up to 1; NaN where all real values are 0.
+    """
+    power = float(a.double().square().mean())
+    return 1 - float((a.double() - m.double()).square().mean()) / power if power > 0 else math.nan
 
 
-def _standard(values: Float[Tensor, " n"], pool: Float[Tensor, " pool"]) -> Float[Tensor, " n"]:
-    """Values relative to mean and deviation of the pool, so that rounding and scale cannot look like variation."""
-    pool = pool.double()
-    constant = len(pool) == 0 or bool(pool.max() == pool.min())
-    return values.double() * 0 if constant else (values.double() - pool.mean()) / pool.std(correction=0)
+def absolute_explained(a: Float[Tensor, " n"], m: Float[Tensor, " n"]) -> float:
+    """1 − mean |a − m| / mean |a|. Range: up to 1; NaN where all real values are 0."""
+    size = float(a.double().abs().mean())
+    return 1 - float((a.double() - m.double()).abs().mean()) / size if size > 0 else math.nan
 
 
-def _moments(a: Float[Tensor, " n"], m: Float[Tensor, "n s"]) -> Float[Tensor, "n 6 s"]:
-    a = a[:, None].expand_as(m)
-    return torch.stack([torch.ones_like(m), a, m, a * a, m * m, a * m], 1)
+def calibrated(
+    real: Float[Tensor, "n units"], simulated: Float[Tensor, "n units"], excerpts: Excerpts
+) -> Float[Tensor, "n units"]:
+    """Simulated values in the units of the real ones: α + β·m, by least squares on the calibrate split.
+
+    Where simulated values are constant there, the mean; NaN without documents in that split.
+    """
+    rows = excerpts.row_split("calibrate")
+    a, m = real[rows].double(), simulated[rows].double()
+    known = a.isfinite() & m.isfinite()
+    center, inverse = (side.T for side in affine(m.T, known.T))
+    offset, slope = line_of(moments(a, (m - center) * inverse, known).sum(0).T)
+    return (offset + slope * (simulated - center) * inverse).to(simulated)
 
 
-def _document_sums(
-    real: Float[Tensor, " n"],
-    simulations: Sequence[Float[Tensor, " n"]],
-    excerpts: Excerpts,
-    stratum: Int[Tensor, " m"],
-    pool: tuple[Float[Tensor, " pool"], Sequence[Float[Tensor, " pool"]]],
-) -> Float[Tensor, "docs 6 s"]:
-    """Sums of moments over every document of a stratum."""
-    rows = excerpts.rows(stratum)
-    a = _standard(real[rows], pool[0])
-    m = torch.stack([_standard(s[rows], p) for s, p in zip(simulations, pool[1], strict=True)], 1)
-    owners, index = excerpts.documents[stratum].unique(return_inverse=True)
-    moments = _moments(a, m).flatten(1)
-    by_row = index.repeat_interleave(excerpts.lengths[stratum])
-    return stats.document_sums(moments, by_row, len(owners)).unflatten(1, (6, -1))
-
-
-def _interval(sums: Sequence[Float[Tensor, "_ 6 s"]], generator: torch.Generator) -> tuple[float, float]:
-    """Percentile interval of the mean correlation; NaN unless nine tenths of the draws are defined."""
-    total: Tensor | float = 0.0
-    for stratum in sums:
-        docs = len(stratum)
-        if docs:
-            picks = torch.randint(docs, (DRAWS, docs), generator=generator, device=generator.device).to(stratum.device)
-            weights = stratum.new_zeros(DRAWS, docs).scatter_add_(1, picks, torch.ones_like(picks, dtype=stratum.dtype))
-            total = total + torch.einsum("bd,dks->bks", weights, stratum)
-    assert isinstance(total, Tensor), "no documents to draw from"
-    found = correlation_of(total).nanmean(-1)
-    found = found[found.isfinite()]
-    if len(found) < 0.9 * DRAWS:
-        return math.nan, math.nan
-    return float(found.quantile(0.025)), float(found.quantile(0.975))
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
 
 
 @dataclass(frozen=True)
@@ -202,27 +167,41 @@ def explain_units(
 ) -> list[Explained]:
     """Explain units of one site and score them; each one's baseline are the explanations of the units after it.
 
-    Raises: NonFiniteError if a unit is not finite.
+    A unit that is not finite, or any unit of a corpus without documents to fit, gets no explanations; the others do.
     """
     fit, select = excerpts.row_split("fit"), excerpts.row_split("select")
-    trie = Trie.of(contexts.take(fit | select))
-    known, maxima = values[fit | select], excerpts.maxima(values)
+    can = values.isfinite().all(0) & bool(fit.any())
+    good = can.nonzero().squeeze(1)
+    nothing = Explained((), {}, {})
+    if not len(good):
+        return [nothing] * values.shape[1]
+    values = values if bool(can.all()) else values[:, good]
+    trie, known = Trie.of(contexts.take(fit | select)), values[fit | select]
     single = LookUp.fit_many(contexts, values, fit, select)
     units = [(look, NGrams.prune(trie, known[:, u])) for u, look in enumerate(single)]
-    simulated = [{p.name: p.simulate(contexts) for p in patterns} for patterns in units]
-    explained = []
-    for u, patterns in enumerate(units):
-        draw = rng.stream(seed, "explain", u)
-        chosen, real = scoring_set(excerpts, maxima[:, u], draw), values[:, u]
-        others = [simulated[(u + step) % len(units)] for step in range(1, min(BASELINES + 1, len(units)))]
-        explanations, whole = [], {}
-        for p in patterns:
-            mine, rest = simulated[u][p.name], [other[p.name] for other in others]
-            found = score(real, mine, excerpts, chosen, draw, rest)
-            explanations.append(records.Explanation(p.name, p.render(token_text), round(p.bits, 1), found))
-            whole[p.name] = population(real, mine, excerpts, draw)
-        explained.append(Explained(tuple(explanations), simulated[u], whole))
-    return explained
+    names = [p.name for p in units[0]]
+    simulated = {name: torch.stack([u[i].simulate(contexts) for u in units], 1) for i, name in enumerate(names)}
+    scores = score_units(values, simulated, excerpts, seed)
+    place = (can.cumsum(0) - 1).tolist()
+    return [
+        _explained(units[place[u]], scores, simulated, token_text, place[u]) if ok else nothing
+        for u, ok in enumerate(can.tolist())
+    ]
+
+
+def _explained(
+    patterns: Sequence[Fitted],
+    scores: Mapping[str, Scores],
+    simulated: Mapping[str, Float[Tensor, "n units"]],
+    token_text: Callable[[int], str],
+    unit: int,
+) -> Explained:
+    found = {p.name: scores[p.name].records[unit] for p in patterns}
+    return Explained(
+        tuple(records.Explanation(p.name, p.render(token_text), round(p.bits, 1), found[p.name]) for p in patterns),
+        {p.name: simulated[p.name][:, unit] for p in patterns},
+        {name: score.population for name, score in found.items() if score.population is not None},
+    )
 
 
 def explain_unit(

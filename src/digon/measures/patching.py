@@ -40,6 +40,23 @@ def token_costs(
     return torch.cat(parts) if parts else clean.new_zeros(0, 2).double()
 
 
+def jensen_shannon(clean: Float[Tensor, "n v"], edited: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    """Per row: divergence of two distributions, given by logits, from their mean. Unit: nats. Range: [0, ln 2].
+
+    Source: Lin 1991.
+
+    >>> bool(jensen_shannon(torch.tensor([[0.0, -1e9]]), torch.tensor([[-1e9, 0.0]])).isclose(torch.tensor(2.0).double().log()))
+    True
+    """
+    parts: list[Tensor] = []
+    for own, other in zip(clean.split(ROWS), edited.split(ROWS), strict=True):
+        before, after = (F.log_softmax(logits.double(), -1) for logits in (own, other))
+        middle = torch.logaddexp(before, after) - math.log(2)
+        sides = [(side.exp() * (side - middle)).sum(-1) for side in (before, after)]
+        parts.append(((sides[0] + sides[1]) / 2).clamp(min=0))
+    return torch.cat(parts) if parts else clean.new_zeros(0).double()
+
+
 def per_token_of(sums: Float[Tensor, "*b 2 u"]) -> Float[Tensor, "*b u"]:
     """Mean from a total and a count of tokens; NaN without tokens."""
     total, count = sums.unbind(-2)

@@ -201,7 +201,9 @@ class _Index:
         pairs = keep.nonzero()[:, 0]
         pairs = pairs[self.document_of_pair[pairs].argsort(stable=True)]
         owners, count = self.document_of_pair[pairs], len(self.group_of_document)
-        rows = torch.bincount(owners, self.rows_of_pair[pairs].double(), minlength=count)
+        rows = torch.bincount(
+            owners, self.rows_of_pair[pairs].double(), minlength=count
+        ).double()  # of nothing: integers
         return pairs, torch.bincount(owners, minlength=count), rows
 
     def by_group(self, per_slot: Float[Tensor, "slots d"]) -> Float[Tensor, "groups d"]:

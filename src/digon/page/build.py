@@ -14,22 +14,26 @@ import jinja2
 import numpy as np
 
 from .. import __version__
-from ..records import Claim, Diagnosis, Figure, UnitCard, to_json
+from ..records import Claim, Diagnosis, Figure, Series, UnitCard, to_json
 from ..store import files
 from ..store.runs import Run
 from . import dictionaries
 
+CARD = ("tokens.js", "ladder.js", "automaton.js", "card.js")
 DICTIONARY = ("measures.js", "charts.js", "dictionary.js")
 SCRIPTS = {
     "audit": (
-        "dom.js", "hash.js", "state.js", "tokens.js", "card.js", "diagnosis.js", *DICTIONARY, "views.js", "main.js",
+        "dom.js", "hash.js", "state.js", *CARD, "diagnosis.js", *DICTIONARY, "search.js", "views.js", "main.js",
     ),
+    "explained": ("dom.js", "hash.js", "state.js", *CARD, "search.js", "index.js", "explained.js", "main.js"),
     "diagnosis": ("dom.js", "hash.js", "diagnosis.js", "single.js", "main.js"),
     "dictionaries": ("dom.js", "hash.js", *DICTIONARY, "decoded.js", "main.js"),
     "toys": ("dom.js", "hash.js", "figures.js", "laboratory.js"),
 }  # fmt: skip
 """Scripts of a page, by the kind of the run."""
 DIGITS = 4
+MOST_CARDS = 600
+"""Cards in one page, some 50 KB each; of more units every so many-th has one, the others stay in the run's files."""
 
 
 def build(run_path: Path, out: Path | None = None) -> Path:
@@ -46,8 +50,51 @@ def build(run_path: Path, out: Path | None = None) -> Path:
 def collect(run: Run) -> dict[str, Any]:
     """All that the page shows, as plain values."""
     facts = run.read_json("facts", dict[str, Any])
-    kinds = {"toys": _toys, "diagnosis": _diagnosis, "audit": _audit, "dictionaries": _dictionaries}
+    kinds = {
+        "toys": _toys,
+        "diagnosis": _diagnosis,
+        "audit": _audit,
+        "dictionaries": _dictionaries,
+        "explained": _explained,
+    }
     return kinds[facts.get("kind", "audit")](run, facts)
+
+
+def _explained(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    """What `digon explain` found."""
+    measured = (run.path / "measurements.parquet").is_file()
+    units = run.read_table("units") if (run.path / "units.parquet").is_file() else {}
+    kept = _kept(units)
+    cards: dict[str, Any] = {}
+    for path in sorted(run.path.glob("cards/*/*.json")):
+        found = run.read_json(str(path.relative_to(run.path).with_suffix("")), list[UnitCard])
+        named = {card.unit + " falling" * (card.sign < 0): card for card in found}
+        cards |= {name: _shown(card) for name, card in named.items() if name in kept}
+    return {
+        "facts": facts,
+        "overview": run.read_json("overview", dict[str, Any]),
+        "measurements": _rows(run.read_table("measurements")) if measured else [],
+        "curves": json.loads(to_json(run.read_json("curves", list[Series]))),
+        "units": {name: _plain(column) for name, column in units.items()}
+        | {"has_card": [u in cards for u in units.get("unit", [])]},
+        "diagnoses": [],
+        "cards": cards,
+    }
+
+
+def _kept(units: dict[str, np.ndarray]) -> set[str]:
+    """Units whose card is in the page."""
+    names = units["unit"].tolist() if units else []
+    return set(names[:: max(1, -(-len(names) // MOST_CARDS))])
+
+
+def _shown(card: UnitCard) -> dict[str, Any]:
+    plain = json.loads(to_json(card))
+    for excerpt in plain["exemplars"]:
+        excerpt["activations"] = [_short(v) for v in excerpt["activations"]]
+        simulated = excerpt["simulated"] or {}
+        excerpt["simulated"] = {name: [_short(v) for v in values] for name, values in simulated.items()}
+    return plain
 
 
 def _dictionaries(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +145,7 @@ def _audit(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
         "measurements": _rows(run.read_table("measurements")),
         "units": {name: _plain(column) for name, column in units.items()},
         "diagnoses": _diagnoses(run),
-        "cards": {card["unit"]: card for card in json.loads(to_json(cards))},
+        "cards": {card.unit: _shown(card) for card in cards},
         "dictionaries": dictionaries.collect(run),
     }
 

@@ -160,7 +160,7 @@ def _row(run: Run) -> dict[str, Any]:
         row["tokens"] = facts.get("data", {}).get("tokens", "")
     if (run.path / "page.html").is_file():
         row["page"] = "yes"
-    if facts.get("kind") in ("toys", "dictionaries"):
+    if facts.get("kind") in ("toys", "dictionaries", "explained"):
         row["verdicts"] = facts.get("verdicts", "")
         return row
     try:

@@ -66,6 +66,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
+def read_notes(path: Path) -> dict[str, str]:
+    """What a safetensors file says about itself beside its tensors. Raises: CorruptError if it is damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as opened:
+            return opened.metadata() or {}
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise CorruptError(f"{path} is not a readable safetensors file: {error}") from None
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a tensor lies in a file."""

@@ -17,7 +17,7 @@ from ..coders import parallel
 from ..coders.base import Totals, evaluate_pairs
 from ..coders.sae import SAE, Nested, SAEConfig, Target
 from ..coders.sae.sites import sharing
-from ..coders.train import TrainConfig, from_store, missed_l0, train_many
+from ..coders.train import TrainConfig, from_store, missed_l0, recommended, train_many
 from ..config import digest
 from ..errors import ConfigError, PathError
 from ..store import weights
@@ -76,9 +76,17 @@ def decode_run(config: DecodeConfig) -> dict[str, Any]:
 
 def _train(config: DecodeConfig, store: ActivationStore, group: parallel.Group) -> dict[Path, SAE]:
     """All autoencoders that were asked for, on one pass, each in its folder."""
-    wanted = {config.run / "sae" / _name(config, sae): sae for sae in _saes(config, store.sites)}
     batch = min(config.batch, len(store) // group.rows.size * group.rows.size)
-    training = TrainConfig(steps=config.steps, batch=batch, lr=config.lr, seed=config.seed, device=config.device)
+    training = TrainConfig(
+        steps=config.steps,
+        batch=batch,
+        lr=config.lr,
+        seed=config.seed,
+        device=config.device,
+        precision=config.precision,
+    )
+    saes, training = _saes(config, store.sites, training)
+    wanted = {config.run / "sae" / _name(config, sae): sae for sae in saes}
     return train_many(wanted, from_store(store, _sites(config), training), training, group=group)
 
 
@@ -131,23 +139,42 @@ def _check(config: DecodeConfig) -> None:
         )
     if config.skip and config.target_site is None:
         raise ConfigError("--skip without --target-site", expected="a transcoder: an autoencoder would copy its input")
+    if config.recipe not in (None, "plain") and (config.activation or config.prefixes or config.revival):
+        raise ConfigError(
+            f"--recipe {config.recipe} together with --activation, --prefixes or --revival",
+            expected="a recipe, which decides these itself",
+            hint="--recipe plain takes them as given",
+        )
     if len(set(sites)) < len(sites):
         raise ConfigError(f"the same site twice: {', '.join(sites)}", expected="different sites")
 
 
-def _saes(config: DecodeConfig, units: dict[str, int]) -> list[SAEConfig]:
-    nested = Nested(config.prefixes) if config.prefixes else None
-    sizes = tuple(units[site] for site in (config.site, *config.cross_sites))
+def recipe(config: DecodeConfig) -> str:
+    """recommended, flat or plain: what was asked for, or what fits the rest of the settings."""
+    own = config.activation or config.prefixes or config.revival
+    return config.recipe or ("plain" if own or len(_sites(config)) > 1 else "recommended")
+
+
+def _saes(config: DecodeConfig, units: dict[str, int], training: TrainConfig) -> tuple[list[SAEConfig], TrainConfig]:
+    """All autoencoders that were asked for, and how they are trained."""
+    sizes, how = tuple(units[site] for site in (config.site, *config.cross_sites)), recipe(config)
     target = None if config.target_site is None else Target(units[config.target_site], config.skip)
-    return [
-        SAEConfig(
-            sum(sizes), config.latents or EXPANSION * max(sizes), l0, config.activation, seed=config.seed + more,
-            revival=config.revival, nested=nested, tied=config.tied, refinements=config.refinements, target=target,
-            sites=sizes if config.cross_sites else (),
-        )
-        for l0 in dict.fromkeys(config.l0)
-        for more in range(config.seeds)
-    ]  # fmt: skip
+    mode: dict[str, Any] = {
+        "tied": config.tied, "refinements": config.refinements, "target": target,
+        "sites": sizes if config.cross_sites else (),
+    }  # fmt: skip
+    width, plain = config.latents or EXPANSION * max(sizes), training
+    found: list[SAEConfig] = []
+    for l0 in dict.fromkeys(config.l0):
+        for seed in range(config.seed, config.seed + config.seeds):
+            if how == "plain":
+                nested = Nested(config.prefixes) if config.prefixes else None
+                activation = config.activation or "batchtopk"
+                sae = SAEConfig(sum(sizes), width, l0, activation, seed=seed, revival=config.revival, nested=nested)
+            else:
+                sae, training = recommended(sum(sizes), width, l0, plain, seed, flat=how == "flat")
+            found.append(replace(sae, **mode))
+    return found, training
 
 
 def _alike(trained: dict[Path, SAE]) -> list[dict[Path, SAE]]:
@@ -162,8 +189,10 @@ def _name(config: DecodeConfig, sae: SAEConfig) -> str:
     site = "+".join((config.site, *config.cross_sites))
     if config.target_site is not None:
         site += f"-to-{config.target_site}" + "-skip" * config.skip
-    extra = "-nested" * (sae.nested is not None) + f"-refined{sae.refinements}" * (sae.refinements > 0)
-    own = f"{site}.{sae.activation}{extra}-{sae.width}-l0-{sae.l0}"
+    kind = recipe(config)
+    kind = sae.activation + "-nested" * (sae.nested is not None) if kind == "plain" else kind
+    extra = f"-refined{sae.refinements}" * (sae.refinements > 0)
+    own = f"{site}.{kind}{extra}-{sae.width}-l0-{sae.l0}"
     return own + f"-seed-{sae.seed}" * (sae.seed != config.seed)
 
 

@@ -67,7 +67,7 @@ def write(
     for source in units:
         extra = f"survey/{source.site}.measurements"
         measured[source.site] += run.read_json(extra, list[Measurement])
-    _write_measurements(run, measured)
+    write_measurements(run, measured)
     run.write_json("diagnoses", diagnoses)
     sentences = [*_sentences(units, measured, diagnoses, cards, config.seed), *_training(Path(config.model))]
     run.write_json("overview", {"sentences": sentences})
@@ -105,7 +105,8 @@ def _write_units(
     run.write_table("units", {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _write_measurements(run: Run, measured: dict[str, list[Measurement]]) -> None:
+def write_measurements(run: Run, measured: dict[str, list[Measurement]]) -> None:
+    """Write `measurements.parquet`: a row per site and number."""
     rows = [{"site": site, **asdict(m)} for site, found in measured.items() for m in found]
     columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
     for name in ("value", "low", "high", "null", "p"):

@@ -54,8 +54,14 @@ class DecodeConfig:
     """Active latents per token; several numbers train several autoencoders on one pass over the data."""
     latents: int | None = None
     """Dictionary size; none: four times the width of the site, of the widest where there are several."""
-    activation: Literal["relu", "topk", "batchtopk", "jumprelu", "gated"] = "batchtopk"
-    """Which latents may be active; every one is steered to the l0 asked for."""
+    recipe: Literal["recommended", "flat", "plain"] | None = None
+    """recommended: finds most features in worlds where they form trees and are more than latents, at the price of variance:
+    batchtopk, a gated one or fixed prefixes leave less unexplained, and a flat world suits it less. flat: the same without
+    prefixes, for features that form no trees. plain: --activation, --prefixes and --revival as given, and least squares.
+    none: recommended, but plain if one of these is given, and for what writes another site or reads several, where no
+    recipe was measured."""
+    activation: Literal["relu", "topk", "batchtopk", "jumprelu", "gated"] | None = None
+    """Which latents may be active; every one is steered to the l0 asked for; none: batchtopk."""
     prefixes: tuple[int, ...] = ()
     """Numbers of latents that have to reconstruct without the rest, so that general features come first (Matryoshka)."""
     revival: Literal["auxiliary", "resample", "forced", "straight_through", "none"] | None = None
@@ -75,7 +81,10 @@ class DecodeConfig:
     batch: int = 4096
     """Tokens per step."""
     lr: float | None = None
-    """Largest learning rate; none: 2e-4 times the root of 16,384 over the latents."""
+    """Largest learning rate; none: 1.4e-3 times the root of 16,384 over the latents, 2e-4 times it in plain training."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the products that decide which latents are active; with bfloat16 a bound finds those that float32 has to decide, so
+    results are the same, where the processor has fast bfloat16 products."""
     shards: int = 1
     """Of the processes that torchrun started, so many hold a part of the latents each; the others share the rows of a batch."""
     seed: int = 0

@@ -1,7 +1,7 @@
-"""Units from two origins behind one face: neurons of a harvested site and latents of a coder trained on it.
+"""Units from three origins behind one face: neurons of a harvested site, latents of a coder trained on it, directions.
 
-Whatever is measured, drawn or explained about a unit sees only a `Source`, so neurons and latents are compared on
-equal terms.
+Whatever is measured, drawn or explained about a unit sees only a `Source`, so neurons, latents and directions are
+compared on equal terms.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..coders.base import Coder, Transcoder
+from ..errors import ConfigError, NonFiniteError, PathError
 from ..store import weights
 from ..store.shards import ActivationStore
 
@@ -28,7 +29,7 @@ class Source(Protocol):
         ...
 
     @property
-    def kind(self) -> Literal["neuron", "latent"]:
+    def kind(self) -> Literal["neuron", "latent", "direction"]:
         """What they are."""
         ...
 
@@ -48,7 +49,7 @@ class Neurons:
 
     store: ActivationStore
     site: str
-    kind: Literal["neuron", "latent"] = "neuron"
+    kind: Literal["neuron", "latent", "direction"] = "neuron"
 
     @property
     def width(self) -> int:
@@ -72,7 +73,7 @@ class Latents:
     """Where each latent begins in `rows` and `values`; one more at the end."""
     n_rows: int
     atoms: Float[Tensor, "k d"]
-    kind: Literal["neuron", "latent"] = "latent"
+    kind: Literal["neuron", "latent", "direction"] = "latent"
 
     @property
     def width(self) -> int:
@@ -119,3 +120,44 @@ class Latents:
         """Read what `save` wrote. Raises: CorruptError if the file is damaged."""
         tensors = weights.read_tensors(path)
         return cls(site, tensors["rows"], tensors["values"], tensors["starts"], n_rows, tensors["atoms"])
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Any directions in the space of a harvested site: a unit's activation is the scalar product with the row."""
+
+    store: ActivationStore
+    place: str
+    """The harvested site."""
+    site: str
+    vectors: Float[Tensor, "k d"]
+    kind: Literal["neuron", "latent", "direction"] = "direction"
+
+    @property
+    def width(self) -> int:
+        """Number of directions."""
+        return len(self.vectors)
+
+    def columns(self, start: int, stop: int) -> Float[Tensor, "n units"]:
+        """Activations of a range of directions on all rows."""
+        some = self.vectors[start:stop].T
+        return torch.cat([rows @ some for rows in self.store.batches(self.place, 8192)])
+
+    @classmethod
+    def read(cls, path: Path, store: ActivationStore, site: str) -> "Directions":
+        """Directions of a .safetensors file, or of `directions.safetensors` in a folder.
+
+        Raises: PathError if there is none; ConfigError if it holds no matrix that fits the site; NonFiniteError.
+        """
+        file = path / "directions.safetensors" if path.is_dir() else path
+        if not file.is_file():
+            raise PathError(f"no directions at {path}", expected="directions.safetensors with a matrix [k, d]")
+        matrices = {name: t for name, t in weights.read_tensors(file).items() if t.ndim == 2}
+        found = matrices.get("directions", next(iter(matrices.values()), None) if len(matrices) == 1 else None)
+        width = store.sites[site]
+        if found is None or found.shape[1] != width:
+            shapes = ", ".join(f"{name} {list(t.shape)}" for name, t in matrices.items()) or "no matrix"
+            raise ConfigError(f"{file} holds {shapes}", expected=f"directions [k, {width}] for {site}")
+        if not found.isfinite().all():
+            raise NonFiniteError(f"{file} holds NaN or infinity", expected="finite directions")
+        return cls(store, site, f"{site}.{path.resolve().stem}", found.float())

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import rng
@@ -38,10 +39,22 @@ def survey(run: Run, source: Source, store: ActivationStore, seed: int) -> None:
     run.write_table(f"survey/{source.site}", {**table, **senses, "polysemantic": flagged})
 
 
+def write_measured(run: Run, source: Source, store: ActivationStore, seed: int) -> None:
+    """Write `survey/<site>.parquet` without the test of senses, which takes most of the time."""
+    parts = [_chunk(source, start, store, seed) for start in range(0, source.width, CHUNK)]
+    run.write_table(
+        f"survey/{source.site}", {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    )
+
+
 def _chunk(source: Source, start: int, store: ActivationStore, seed: int) -> dict[str, np.ndarray]:
     values = source.columns(start, min(start + CHUNK, source.width))
+    return measure(values, store, rng.stream(seed, "survey", source.site, start))
+
+
+def measure(values: Float[Tensor, "n units"], store: ActivationStore, draw: torch.Generator) -> dict[str, np.ndarray]:
+    """Density, mean, kurtosis and context-free ceiling of some units, a row per unit."""
     sums = selectivity.power_sums(values, store.documents, len(store.document_ids))
-    draw = rng.stream(seed, "survey", source.site, start)
     low, high = stats.bootstrap_interval(sums, selectivity.density_of, draw)
     whole = sums.sum(0)
     ceiling = selectivity.context_free_ceiling(values, store.tokens, store.documents, draw)

@@ -14,10 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import CorruptError, ModelError, PathError
+from ...config import from_dict
+from ...errors import ConfigError, CorruptError, ModelError, PathError
 from ...store import files, weights
+from ..sae import SAEConfig
 
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+MARK = {"written_by": "digon"}
+"""In the header of weights that digon wrote."""
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _INFLATION = 64
 """Weights hardly compress; a file that unpacks to more than so many times its size was made to fill the memory."""
@@ -34,20 +38,46 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def read_safetensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a file, compared with its checksum if that is known.
-
-    Raises: PathError if it is missing; ModelError if it is a pickle; CorruptError if it is damaged.
-    """
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises: PathError if it is missing; ModelError if it is a pickle; CorruptError if it is damaged."""
     if not file.is_file():
         refuse_pickles(file.parent)
         raise PathError(f"no weights at {file}", expected="safetensors")
     with file.open("rb") as opened:
         if opened.read(4).startswith(_PICKLE_STARTS):
             raise refusal(file)
-    if sha256 is not None and files.sha256(file) != sha256:
-        raise CorruptError(f"{file} does not match its checksum", expected=f"SHA-256 {sha256[:16]}…")
     return weights.read_tensors(file)
+
+
+def write_safetensors(file: Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors with a mark that other tools do not keep; returns the file's SHA-256. Raises: StorageError."""
+    weights.write_tensors(file, tensors, MARK)
+    return files.sha256(file)
+
+
+def untouched(file: Path, own: dict[str, Any]) -> bool:
+    """Whether weights are those whose checksum digon noted, if it did; a warning where another tool wrote them since.
+
+    Tools that load an export and save it again keep our notes but write the weights anew, without our mark: their
+    checksum then says nothing. With the mark they are damaged. Raises: CorruptError.
+    """
+    noted = own.get("sha256")
+    if noted is None or not file.is_file() or files.sha256(file) == str(noted):
+        return True
+    if MARK.items() <= weights.read_notes(file).items():
+        raise CorruptError(f"{file} does not match its checksum", expected=f"SHA-256 {str(noted)[:16]}…")
+    warnings.warn(
+        f"{file} was written by another tool since digon exported it: its checksum is not compared", stacklevel=2
+    )
+    return False
+
+
+def settings_of(own: dict[str, Any], file: Path) -> SAEConfig | None:
+    """All settings of an SAE, from digon's notes in a file. Raises: CorruptError."""
+    try:
+        return from_dict(SAEConfig, own["config"]) if "config" in own else None
+    except ConfigError as error:
+        raise CorruptError(f"{file} is damaged: {error.problem}", expected=error.expected) from None
 
 
 def read_npz(file: Path) -> dict[str, Tensor]:

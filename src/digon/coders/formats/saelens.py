@@ -17,18 +17,19 @@ weights do in other tools, so their architecture is called refined_jumprelu and 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...config import from_dict, to_dict
-from ...errors import ConfigError, CorruptError, ModelError
-from ...store import files, weights
+from ...config import to_dict
+from ...errors import CorruptError, ModelError
+from ...store import files
 from ..sae import SAE, SAEConfig
 from ..sae.config import ActivationName
-from .reading import read_json, read_safetensors, renamed, whole_number
+from .reading import read_json, read_safetensors, renamed, settings_of, untouched, whole_number, write_safetensors
 from .stored import PER_LATENT, ROWS, Rows, Stored
 
 CONFIG = "cfg.json"
@@ -55,8 +56,7 @@ def write(sae: SAE, path: Path, metadata: dict[str, Any]) -> None:
     config, state = sae.config, sae.state_dict()
     tensors = {theirs: state[ours] for ours, theirs in _names(config.activation, "W_skip" in state).items()}
     tensors["W_enc"] = tensors["W_enc"].T
-    weights.write_tensors(path / WEIGHTS, tensors)
-    own = {"config": to_dict(config), "sha256": files.sha256(path / WEIGHTS)} | metadata
+    own = {"config": to_dict(config), "sha256": write_safetensors(path / WEIGHTS, tensors)} | metadata
     if config.sites:
         own[SITE_SCALE] = sae.site_scale.tolist()
     about = {"sae_lens_version": VERSION, "training_architecture": config.activation, "l0": config.l0, "digon": own}
@@ -83,10 +83,10 @@ def read(path: Path) -> Stored:
     file = path / CONFIG
     values = _today(read_json(file), file)
     own = _own(values, file)
-    config = _own_config(own, path)
+    config, found = settings_of(own, file), read_safetensors(path / WEIGHTS)
+    if not untouched(path / WEIGHTS, own) and config is not None:
+        config = _resaved(config, values)
     activation, transcoder, skip = _parsed(str(values["architecture"]), path, refined=config is not None)
-    checksum = own.get("sha256")
-    found = read_safetensors(path / WEIGHTS, None if checksum is None else str(checksum))
     tensors = renamed(found, _names(activation, skip), path)
     _check_sizes(values, tensors["W_enc"].shape, path)
     _check_finetuning(found, path)
@@ -227,13 +227,12 @@ def _rows(values: dict[str, Any]) -> Rows:
     )
 
 
-def _own_config(own: dict[str, Any], path: Path) -> SAEConfig | None:
-    if "config" not in own:
+def _resaved(config: SAEConfig, values: dict[str, Any]) -> SAEConfig | None:
+    """What is left of our settings where another tool has written the weights anew: nothing, if it made something else of them."""
+    if values["architecture"] != _architecture(config):
         return None
-    try:
-        return from_dict(SAEConfig, own["config"])
-    except ConfigError as error:
-        raise CorruptError(f"{path / CONFIG} is damaged: {error.problem}", expected=error.expected) from None
+    l0 = values.get("k") if config.activation == "topk" else config.l0
+    return replace(config, tied=False, l0=l0 if isinstance(l0, int) else config.l0)
 
 
 def _rounded(l0: Any) -> int | None:

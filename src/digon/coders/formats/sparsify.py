@@ -9,14 +9,15 @@ subtracted; with `skip_connection` W_skip x is added to what is decoded.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...config import from_dict, to_dict
-from ...errors import ConfigError, CorruptError, ModelError
-from ...store import files, weights
-from ..sae import SAE, SAEConfig
-from .reading import read_json, read_safetensors, renamed, whole_number
+from ...config import to_dict
+from ...errors import CorruptError, ModelError
+from ...store import files
+from ..sae import SAE
+from .reading import read_json, read_safetensors, renamed, settings_of, untouched, whole_number, write_safetensors
 from .stored import Stored
 
 CONFIG = "cfg.json"
@@ -37,8 +38,8 @@ def write(sae: SAE, path: Path, metadata: dict[str, Any]) -> None:
             f"sparsify has no place for a {sae.config.activation} SAE", expected="topk", hint="write it for SAELens"
         )
     state = sae.state_dict()
-    weights.write_tensors(path / WEIGHTS, {theirs: state[ours] for ours, theirs in NAMES.items()})
-    own = {"config": to_dict(sae.config), "sha256": files.sha256(path / WEIGHTS)} | metadata
+    digest = write_safetensors(path / WEIGHTS, {theirs: state[ours] for ours, theirs in NAMES.items()})
+    own = {"config": to_dict(sae.config), "sha256": digest} | metadata
     values = {
         "activation": "topk",
         "expansion_factor": max(sae.config.width // sae.config.d_in, 1),
@@ -63,10 +64,12 @@ def read(path: Path) -> Stored:
     if activation != "topk" or values.get("signed", False):
         kind = "signed codes" if activation == "topk" else f"the activation {activation!r}"
         raise ModelError(f"{path} has {kind}", expected="topk of ReLU")
-    checksum = own.get("sha256")
-    found = read_safetensors(path / WEIGHTS, None if checksum is None else str(checksum))
+    config, found = settings_of(own, path / OWN), read_safetensors(path / WEIGHTS)
+    if not untouched(path / WEIGHTS, own) and config is not None:
+        config = replace(config, tied=False, l0=whole_number(values, "k", file))
     skip = {"W_skip": "W_skip"} if values.get("skip_connection", False) else {}
     tensors = renamed(found, NAMES | skip, path)
+    _check_sizes(values, tensors["W_enc"].shape, path)
     transcoder = bool(values.get("transcode", False)) or bool(skip)
     return Stored(
         "topk",
@@ -74,7 +77,7 @@ def read(path: Path) -> Stored:
         l0=whole_number(values, "k", file),
         centered=not values.get("transcode", False),
         transcoder=transcoder,
-        config=_own_config(values, own, tensors["W_enc"].shape, path),
+        config=config,
     )
 
 
@@ -83,7 +86,7 @@ def own_metadata(path: Path) -> dict[str, Any]:
     return read_json(path / OWN) if (path / OWN).is_file() else {}
 
 
-def _own_config(values: dict[str, Any], own: dict[str, Any], shape: tuple[int, ...], path: Path) -> SAEConfig | None:
+def _check_sizes(values: dict[str, Any], shape: tuple[int, ...], path: Path) -> None:
     width = values.get("num_latents") or whole_number(values, "d_in", path) * whole_number(
         values, "expansion_factor", path
     )
@@ -93,7 +96,3 @@ def _own_config(values: dict[str, Any], own: dict[str, Any], shape: tuple[int, .
             f"{path} does not hold one whole SAE: {CONFIG} says {stated} latents and units, its weights {list(shape)}",
             expected="a config and weights of one SAE",
         )
-    try:
-        return from_dict(SAEConfig, own["config"]) if "config" in own else None
-    except ConfigError as error:
-        raise CorruptError(f"{path / OWN} is damaged: {error.problem}", expected=error.expected) from None

@@ -5,7 +5,7 @@ model         pre-activations, codes, reconstruction; the coder
 activations   relu, topk, batchtopk, jumprelu, gated: which pre-activations become codes
 nested        prefixes that have to reconstruct by themselves
 revival       what brings dead latents back
-refine        encoders that look again at what their codes leave over
+refine        encoders that look again at what their codes leave over, or leave out codes that the others make needless
 transcoder    how an SAE starts that reads one site and writes another
 sites         crosscoders: several sites side by side, and how latents are shared among them
 folding       changes of scale, folded into the weights
@@ -17,3 +17,4 @@ from .config import SAEConfig as SAEConfig
 from .config import Target as Target
 from .model import SAE as SAE
 from .model import Pass as Pass
+from .refine import LeaveOneOut as LeaveOneOut

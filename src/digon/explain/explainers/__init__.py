@@ -7,6 +7,8 @@ from .base import Explainer as Explainer
 from .base import Fitted as Fitted
 from .concepts import Concept as Concept
 from .concepts import Scene as Scene
+from .formula import Formula as Formula
+from .formula import FormulaSearch as FormulaSearch
 from .lookup import Constant as Constant
 from .lookup import LookUp as LookUp
 from .ngrams import NGrams as NGrams

@@ -12,6 +12,7 @@ Bits: log2 of the number of kinds and windows, and log2(vocabulary) for the toke
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ DEPTHS = (*range(1, 33), *(int(2 ** (k / 4)) for k in range(21, 57)))
 """Depths that can be asked for: every one up to 32, then four per doubling, up to 13,777."""
 HERE, BEYOND = -1, -2
 """In the place of a window: the row's own token; depth, in the place of the token."""
+KINDS = len(WINDOWS) + 2
+"""Kinds of questions."""
 LEAST = 4
 """Rows on which a concept holds before it is considered."""
 
@@ -40,6 +43,8 @@ class Concept:
     """Of "before"; or `HERE`, or `BEYOND`."""
     token: int
     """Or the depth, for `BEYOND`."""
+    also: tuple[int, ...] = ()
+    """More tokens, any of which will do."""
 
     def bits(self, vocabulary: int) -> float:
         """What it costs to name it.
@@ -47,23 +52,26 @@ class Concept:
         >>> Concept(HERE, 3).bits(2**10)
         13.169925001442312
         """
-        return math.log2(len(WINDOWS) + 2) + math.log2(len(DEPTHS) if self.window == BEYOND else vocabulary)
+        if self.window == BEYOND:
+            return math.log2(KINDS) + math.log2(len(DEPTHS))
+        return math.log2(KINDS) + (1 + len(self.also)) * math.log2(vocabulary)
 
     def holds(self, contexts: Contexts) -> Bool[Tensor, " n"]:
         """Rows on which it is true."""
         stream, rows = contexts.text
-        if self.window == HERE:
-            return contexts.keys[0] == self.token
         if self.window == BEYOND:
             return contexts.depth >= self.token
-        at = (stream.tokens == self.token).nonzero().squeeze(1)
+        wanted = stream.tokens.new_tensor((self.token, *self.also))
+        if self.window == HERE:
+            return torch.isin(contexts.keys[0], wanted)
+        at = torch.isin(stream.tokens, wanted).nonzero().squeeze(1)
         return steps(len(stream.tokens), at + 1, stream.until(self.window)[at], torch.ones(len(at)))[rows] > 0.5
 
     def render(self, token_text: Callable[[int], str]) -> str:
         """The question in words."""
         if self.window == BEYOND:
             return f"after {self.token} tokens or more"
-        text = f"“{spell([self.token], token_text)}”"
+        text = "/".join(f"“{spell([t], token_text)}”" for t in (self.token, *self.also))
         if self.window == HERE:
             return text
         if self.window == 1:
@@ -98,6 +106,9 @@ class Scene:
     stops: NDArray[np.int32]
     counts: NDArray[np.float64]
     """Rows on which each holds."""
+    text: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
+    """Numbers of the tokens of the text; place of every row and of the start of its run in it; [1 + windows, tokens]:
+    numbers of the concepts, −1 for those that are not here."""
 
     @classmethod
     def of(cls, contexts: Contexts, among: Bool[Tensor, " n"], like: "Scene | None" = None) -> "Scene":
@@ -126,7 +137,19 @@ class Scene:
         offsets = np.concatenate([[0], np.cumsum(np.bincount(own, minlength=len(live)))])
         starts, stops = (side[kept][sort].astype(np.int32) for side in (starts, stops))
         lengths = np.bincount(own[sort], weights=stops - starts, minlength=len(live)).astype(np.float64)
-        return cls(order, windows, tokens, bits, offsets, starts, stops, lengths)
+        text = _text(stream, places[order], windows, tokens)
+        return cls(order, windows, tokens, bits, offsets, starts, stops, lengths, text)
+
+    @cached_property
+    def steps_back(self) -> NDArray[np.int64]:
+        """Rows before each in its run."""
+        return self.text[1] - self.text[2]
+
+    @cached_property
+    def depths(self) -> NDArray[np.int64]:
+        """[2, depths]: those that can be asked for, and their concepts."""
+        place = {int(self.tokens[c]): int(c) for c in np.flatnonzero(self.windows == BEYOND)}
+        return np.array([DEPTHS, [place.get(depth, -1) for depth in DEPTHS]])
 
     def concept(self, number: int) -> Concept:
         """One of the concepts."""
@@ -138,6 +161,21 @@ class Scene:
 
         return sums(values, self.offsets, self.starts, self.stops)[:-1]
 
+    def masked(self, values: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """[2, concepts + 1]: the same on rows that a mask keeps, and their number; those of all such rows come last."""
+        from .scene_kernel import masked, walked
+
+        if self.steps_back[mask].sum() < len(self.starts):
+            tokens, places, begins, index = self.text
+            return walked(values, mask, tokens, places, begins, index, _bands(), self.depths)
+        return masked(values, mask, self.offsets, self.starts, self.stops)
+
+    def mark(self, concept: int) -> NDArray[np.bool_]:
+        """Rows on which one concept holds."""
+        from .scene_kernel import mark
+
+        return mark(len(self.order), self.offsets, self.starts, self.stops, concept)
+
     def add(self, values: NDArray[np.float64], concept: int, amount: float) -> float:
         """Add a number to the values where a concept holds, in place; the sum of the values there before."""
         from .scene_kernel import add
@@ -147,6 +185,25 @@ class Scene:
     def gains(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
         """How much the best weight of each concept alone takes from the sum of squares of a residual of mean 0."""
         return self.sums(residual) ** 2 / (self.counts * (1 - self.counts / len(residual)))
+
+
+@cache
+def _bands() -> NDArray[np.int64]:
+    """Number of the narrowest window that reaches each lag."""
+    limited = [w for w in WINDOWS if w]
+    return np.array([0, *(sum(w < lag for w in limited) for lag in range(1, max(limited) + 1))])
+
+
+def _text(
+    stream: Stream, rows: Tensor, windows: NDArray[np.int64], tokens: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    """`Scene.text` for rows in the order of the text."""
+    names, numbers = np.unique(stream.tokens.numpy(), return_inverse=True)
+    index = np.full((len(WINDOWS) + 1, len(names)), -1, dtype=np.int32)
+    for k, window in enumerate((HERE, *WINDOWS)):
+        mine = np.flatnonzero((windows == window) & np.isin(tokens, names))
+        index[k, np.searchsorted(names, tokens[mine])] = mine
+    return numbers.astype(np.int32), rows.numpy(), stream.starts[rows].numpy(), index
 
 
 def _intervals(

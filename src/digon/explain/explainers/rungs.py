@@ -19,6 +19,7 @@ from ..exemplars import Contexts
 from . import backoff
 from .backoff import BackOff
 from .base import Fitted
+from .formula import FormulaSearch
 from .lookup import Constant, LookUp
 from .ngrams import NGrams
 from .probe import LinearProbe
@@ -41,6 +42,7 @@ LADDER: dict[str, Rung] = {
     "2-grams": partial(NGrams.fit_shared, order=2),
     NGrams.name: NGrams.fit_shared,
     LinearProbe.name: LinearProbe.fit_shared,
+    FormulaSearch.name: FormulaSearch.fit_shared,
 }
 """Every rung by the name of what it makes."""
 

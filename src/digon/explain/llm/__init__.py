@@ -5,6 +5,8 @@ pacing    rates, concurrency, waits                              budget    money
 faults    what went wrong, in one clear error                    client    all of that together
 probe     what a server can truly do                             prompts   what we say
 simulate  the chain of ways to simulate                          local     the best of them inside this process
+explainers  descriptions and meanings        scorers  is a description any good?
+local_client  a model inside this process, behind the client's face
 bounds    how much what is missing could matter
 """
 

@@ -37,6 +37,8 @@ from .pacing import Allowance, Bucket, Limits, Throttle, backoff, exhausted_wait
 from .wire import Call, Reply, Server, Usage, identity, usage_of
 
 T = TypeVar("T")
+SimulatesHere = Callable[[str, Sequence[str]], Coroutine[Any, Any, Any]]
+"""(description, tokens) → `simulate.Simulation`."""
 FIRST_ATTEMPTS = 3
 """Attempts of a call as long as the server has answered none."""
 
@@ -102,6 +104,8 @@ class Client:
         self.throttle = Throttle(self.limits.concurrency, float(min(self.limits.start, self.limits.concurrency)))
         self.counts = Counts()
         self.offline = offline
+        self.simulates_here: SimulatesHere | None = None
+        """How a unit is simulated where the model itself is in this process."""
         self._requests = Bucket(self.limits.requests_per_minute)
         self._tokens = Bucket(self.limits.tokens_per_minute)
         self._allowance = Allowance()
@@ -111,6 +115,14 @@ class Client:
         self._answered = False
         self._runner: asyncio.Runner | None = None
         self._sdk: Any = None
+        self._beside: list[Client] = []
+
+    def beside(self, server: Server) -> "Client":
+        """A client for another model that shares journal, budget and loop with this one, and is closed with it."""
+        other = Client(server, self.journal, limits=self.limits, offline=self.offline)
+        other.ledger = self.ledger
+        self._beside.append(other)
+        return other
 
     def __enter__(self) -> "Client":
         return self
@@ -121,9 +133,10 @@ class Client:
     def close(self) -> None:
         """Close the connections. The journal stays open: it is not ours."""
         if self._runner is not None:
-            if self._sdk is not None:
-                self._runner.run(self._sdk.close())
-                self._sdk = None
+            for client in (self, *self._beside):
+                if client._sdk is not None:
+                    self._runner.run(client._sdk.close())
+                    client._sdk = None
             self._runner.close()
             self._runner = None
 

@@ -87,10 +87,21 @@ async def judge(client: Client, can: Capabilities, text: str, excerpts: Sequence
     return Judged(text, score(real, values, 10), tuple(found))
 
 
+Voice = tuple[Client, Capabilities]
+"""A model, and what it can do."""
+
+
 async def best_of(
-    client: Client, can: Capabilities, shown: Sequence[Excerpt], select: Sequence[Excerpt], count: int = 5
+    client: Client,
+    can: Capabilities,
+    shown: Sequence[Excerpt],
+    select: Sequence[Excerpt],
+    count: int = 5,
+    simulator: Voice | None = None,
 ) -> list[Judged]:
     """`count` descriptions of the shown excerpts, best on the select excerpts first; equal ones once.
+
+    The same model simulates them, or another one.
 
     Raises: RunError if a document is both shown and selected on, or if the model describes nothing.
     """
@@ -101,12 +112,19 @@ async def best_of(
     failures = [e for e in found if isinstance(e, BaseException)]
     if failures and (not texts or not isinstance(failures[0], RunError)):
         raise failures[0]
-    judged = await asyncio.gather(*(judge(client, can, text, select) for text in texts))
+    judging = simulator or (client, can)
+    judged = await asyncio.gather(*(judge(*judging, text, select) for text in texts))
     return sorted(judged, key=_merit, reverse=True)
 
 
 async def revise(
-    client: Client, can: Capabilities, first: Judged, shown: Sequence[Excerpt], select: Sequence[Excerpt], act: Act
+    client: Client,
+    can: Capabilities,
+    first: Judged,
+    shown: Sequence[Excerpt],
+    select: Sequence[Excerpt],
+    act: Act,
+    simulator: Voice | None = None,
 ) -> Judged:
     """The better of a description and its revision by counter-examples, on the select excerpts.
 
@@ -120,7 +138,7 @@ async def revise(
     both = examples([*shown, *tried])  # on one scale, or silence would look like firing
     messages = prompts.revise(first.text, both[: len(shown)], both[len(shown) :])
     text = _described(await client.ask(write(can, messages, WORDS)))
-    second = await judge(client, can, text, select)
+    second = await judge(*(simulator or (client, can)), text, select)
     return max(first, second, key=_merit)
 
 

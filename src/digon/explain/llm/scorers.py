@@ -1,6 +1,7 @@
 """How good is a description, without simulating every token?
 
     detection   which texts hold it?                        balanced accuracy; ½ for a description of nothing
+    neighbors   the same, where the quiet texts hold tokens that fire the unit elsewhere
     fuzzing     in which texts are the right tokens marked? balanced accuracy; ½ likewise
     intruder    which of five texts does not belong?        share of right answers; 1/5 by chance; no description is shown
 
@@ -19,6 +20,8 @@ from collections.abc import Callable, Sequence
 
 from ...errors import ContextError, RequestError, ServerError
 from ...records import Excerpt, Measurement
+from .. import choices
+from ..choices import Answer
 from . import prompts
 from .client import Client
 from .probe import Capabilities, write
@@ -31,8 +34,6 @@ PAULO, CHANG = "Paulo et al. 2024", "Chang et al. 2009"
 
 Asking = Callable[[str, Sequence[str]], prompts.Messages]
 """A prompt from a description and texts."""
-Answer = tuple[bool, bool | None]
-"""Whether yes was right, and whether yes was said; None if nobody knows."""
 
 
 async def detection(
@@ -46,6 +47,22 @@ async def detection(
     """Does the description tell texts that fire the unit from texts that do not? Range: [0, 1]."""
     items = [("".join(e.tokens), True) for e in active] + [("".join(e.tokens), False) for e in quiet]
     return _balanced("detection", await _asked(client, can, prompts.detect, explanation, items, seed))
+
+
+async def neighbors(
+    client: Client,
+    can: Capabilities,
+    explanation: str,
+    active: Sequence[Excerpt],
+    near: Sequence[Excerpt],
+    seed: int = 0,
+) -> Measurement:
+    """Detection against near misses: quiet texts that hold tokens which fire the unit elsewhere. Range: [0, 1].
+
+    No embedding chooses them: what makes a text near is its tokens, and what the unit does on these elsewhere.
+    """
+    items = [("".join(e.tokens), True) for e in active] + [("".join(e.tokens), False) for e in near]
+    return _balanced("neighbors", await _asked(client, can, prompts.detect, explanation, items, seed))
 
 
 async def fuzzing(
@@ -148,21 +165,7 @@ async def _numbers(client: Client, can: Capabilities, messages: prompts.Messages
 
 
 def _balanced(name: str, answers: Sequence[Answer]) -> Measurement:
-    missing = sum(said is None for _, said in answers)
-
-    def accuracy(found: Sequence[tuple[bool, bool]]) -> float:
-        shares = []
-        for kind in (True, False):
-            right = [said == truth for truth, said in found if truth is kind]
-            if not right:
-                return math.nan
-            shares.append(sum(right) / len(right))
-        return sum(shares) / 2
-
-    value = accuracy([(truth, said) for truth, said in answers if said is not None])
-    low = accuracy([(truth, not truth if said is None else said) for truth, said in answers])
-    high = accuracy([(truth, truth if said is None else said) for truth, said in answers])
-    return Measurement(name, value, low, high, len(answers) - missing, "", _method(missing), None, PAULO, 0.5)
+    return choices.measured(name, answers, choices.balanced, PAULO)
 
 
 def _method(missing: int) -> str:

@@ -72,6 +72,8 @@ async def simulate(client: Client, can: Capabilities, explanation: str, tokens: 
     """
     if not tokens:
         return Simulation(can.methods[0], (), (), can.scale)
+    if client.simulates_here is not None:
+        return await client.simulates_here(explanation, tokens)
     best: Simulation | None = None
     notes: list[str] = []
     for method in can.methods:

@@ -1,12 +1,12 @@
-// One unit: numbers, histogram, explanations, exemplars, checks, neighbors.
+// One unit: numbers, explanations, senses, coverage, automaton, exemplars, promotions, neighbors, checks.
 function unitView(state, main) {
   const unit = BY_NAME.get(state.unit) || UNITS.find((u) => u.has_card) || UNITS[0];
   const card = DATA.cards[unit.unit];
-  main.append(el("h2", { id: "unit-name" }, unit.unit), el("p", { class: "soft" }, `${unit.kind} ${unit.index} of ${unit.site} `,
+  main.append(el("h2", { id: "unit-name" }, unit.unit), el("p", { class: "soft" }, `${unit.kind} ${unit.index} of ${unit.site}${card && card.sign < 0 ? ": how far it falls, not how far it rises" : ""} `,
     el("button", { type: "button", onclick: copyLink }, "copy link"), " ", step(unit, -1, "← previous card"), " ", step(unit, 1, "next card →")));
   if (!card) {
     const known = ["density", "mean", "kurtosis", "eta2", "cluster_z", "senses"];
-    main.append(el("p", { class: "panel not" }, "This unit was measured but has no card: exemplars and explanations were made for some units of each site only (more with --cards)."),
+    main.append(el("p", { class: "panel not" }, DATA.curves ? "This unit has no card in this page, which holds only some of so many: its record is in the run's folder `cards`." : "This unit was measured but has no card: exemplars and explanations were made for some units of each site only (more with --cards)."),
       table(["what", "value"], known.map((k) => [term(k), number(unit[k])])));
     return;
   }
@@ -14,7 +14,13 @@ function unitView(state, main) {
   const picture = el("div", { class: "plot small", role: "img", "aria-label": "histogram of activations" });
   main.append(el("div", { class: "columns" }, numbers, el("div", {}, el("h3", {}, "Activations"), picture)));
   histogram(picture, card.histogram);
-  main.append(el("h3", {}, "Explanations"), explanations(card), el("h3", {}, "Exemplars"), exemplars(card, state));
+  const parts = [];
+  main.append(el("h3", {}, "Explanations, and how they do on unseen documents"), card.explanations.length ? ladder(card) : el("p", { class: "soft" }, "There is none."), ...pictures(card, parts));
+  const drawn = [...card.explanations].reverse().find((e) => e.automaton.length);
+  if (drawn) main.append(el("h3", {}, `Automaton of ${drawn.explainer}`), automaton(drawn.automaton));
+  main.append(el("h3", {}, "Exemplars"), exemplars(card, state));
+  if (card.promotions.length) main.append(el("h3", {}, "What it writes"), promotionsList(card));
+  for (const part of parts) part.draw();
   if (card.neighbors.length) main.append(el("h3", {}, card.kind === "latent" ? "Nearest latents (cosine of atoms)" : "Nearest units (correlation)"),
     el("ul", { class: "units" }, card.neighbors.map((n) => el("li", {}, unitLink(n.unit, `${n.unit}  ${number(n.cosine)}`)))));
   const site = DATA.diagnoses.find((d) => d.site === card.site);
@@ -41,21 +47,29 @@ function histogram(node, h) {
     { bargap: 0.05, yaxis: { type: "log", title: { text: "tokens" } }, xaxis: { title: { text: "activation" } } });
 }
 
-function explanations(card) {
-  return table(["explainer", "explanation", "bits", "ρ top and random", "ρ random only", "another unit's ρ"], card.explanations.map((e) => [
-    e.explainer, el("span", {}, visible(e.text)), number(e.bits),
-    e.score ? interval(e.score.top_and_random) : "–", e.score ? interval(e.score.random_only) : "–", e.score ? number(e.score.baseline.value) : "–"]));
+// Charts beside each other, and the kinds of context in words.
+function pictures(card, parts) {
+  const rate = rateChart(card), cover = coverageChart(card.coverage), senses = sensesList(card), half = [];
+  for (const [found, heading, note] of [[rate, "Rate and distortion", "Each point is an explanation: what it predicts against what it costs."],
+    [cover, "Several explanations together", cover && `${interval(card.coverage.effective)} effective explanations; one alone would read 1.`]]) {
+    if (!found) continue;
+    parts.push(found);
+    half.push(el("section", {}, el("h3", {}, heading), el("p", { class: "soft" }, note), found.node));
+  }
+  return [half.length ? el("div", { class: "columns halves" }, half) : null, senses ? [el("h3", {}, "Responds to"), senses] : null].flat().filter(Boolean);
 }
 
 function exemplars(card, state) {
+  const names = [...new Set(card.exemplars.flatMap((e) => Object.keys(e.simulated || {})))];
+  const chosen = state.sim === undefined ? names[0] || "none" : state.sim;
+  const values = card.exemplars.flatMap((e) => [...e.activations, ...((e.simulated || {})[chosen] || [])]);
   const scale = Math.max(0, ...card.exemplars.flatMap((e) => e.activations));
-  const names = card.explanations.map((e) => e.explainer);
-  const chosen = state.sim === undefined ? names[names.length - 1] : state.sim;
   const pick = el("select", { "aria-label": "simulated activations by", onchange: (event) => go({ sim: event.target.value }) },
     [...names, "none"].map((n) => el("option", { value: n, selected: n === chosen }, n)));
-  const groups = ["top", "quantile", "random", "near miss"].map((stratum) => {
+  const groups = [...new Set(card.exemplars.map((e) => e.stratum))].map((stratum) => {
     const found = card.exemplars.filter((e) => e.stratum === stratum);
-    return found.length ? [el("h4", { class: "soft" }, stratum), found.map((e) => excerpt(e, scale, chosen))] : null;
+    return found.length ? [el("h4", {}, stratum), found.map((e) => excerpt(e, scale, chosen))] : null;
   });
-  return el("div", {}, el("div", { class: "controls" }, el("label", {}, "simulated by ", pick), el("small", {}, `color scale 0 to ${number(scale)}`)), groups);
+  const missing = values.some((v) => v === null) ? el("small", {}, el("span", { class: "token unknown" }, " hatched "), " no value") : null;
+  return el("div", {}, el("div", { class: "controls" }, el("label", {}, "simulated by ", pick), el("span", { class: "legend" }, el("small", {}, "0"), el("i", { "aria-hidden": "true" }), el("small", {}, number(scale)), el("small", {}, "· real and simulated on one scale")), missing), groups);
 }

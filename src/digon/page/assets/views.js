@@ -1,4 +1,4 @@
-// The other views: overview, map, dictionary, search.
+// The other views: overview, map, dictionary.
 const HEADINGS = { polysemanticity: "How polysemantic?", cause: "Why?", dictionary: "Which features?", explanation: "What do units respond to?", model: "The model" };
 
 function overview(state, main) {
@@ -42,20 +42,6 @@ function mapView(state, main) {
     picture.on("plotly_selected", (event) => fill(event ? event.points.map((p) => BY_NAME.get(p.customdata)) : shown));
     picture.on("plotly_click", (event) => go({ view: "unit", unit: event.points[0].customdata }));
   });
-}
-
-function walk(event) {
-  const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (!by) return;
-  event.preventDefault();
-  const links = [...event.currentTarget.querySelectorAll("a")];
-  const next = links[links.indexOf(document.activeElement) + by];
-  if (next) next.focus();
-}
-
-function searchView(state, main) {
-  const found = find(state.q);
-  main.append(el("h2", {}, `${found.length} units match “${state.q}”`), el("ul", { class: "units", id: "found" }, found.slice(0, 300).map((u) => el("li", {}, unitLink(u.unit, `${u.unit}${u.has_card ? " ●" : ""}`)))));
 }
 
 const VIEWS = { overview: ["Overview", overview], map: ["Map", mapView], unit: ["Unit", unitView], dictionary: ["Dictionary", dictionaryView], checks: ["Why?", checksView], run: ["Run", factsView] };

@@ -1,12 +1,12 @@
-"""Coders on sites of real networks, where nobody knows the features: what can be told without truth.
+"""Trials on sites of real networks, where nobody knows the features: what can be told without truth.
 
 Every coder is trained on the activations of some documents and judged on those of others: fvu, l0, dead latents. Over
 seeds: how well the dictionaries of two trainings agree (`measures.recovery.stability`), which says that a result can be
 repeated, not that it is right.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, groupby
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Literal
 
 import torch
 
-from ... import config as configs
 from ... import rng
 from ...coders.base import Coder, evaluate
 from ...coders.train import TrainConfig, from_store
@@ -22,22 +21,24 @@ from ...hosts.corpus import Corpus, python_corpus, split
 from ...hosts.harvest import HarvestConfig, harvest
 from ...hosts.load import load_host
 from ...measures.recovery import stability
+from ...records import Figure, Measurement
 from ...store import weights
 from ...store.shards import ActivationStore
 from ...tensors import Dictionary
 from ..demo import train_demo_model
+from ..dictionaries.seeds import agreement
 from ..jobs import Record
-from .entrants import Task, entrant
-from .report import interval, number, table
+from .entrants import Task
+from .report import Cell, curves, number, table
+from .trial import PIECE, Trial
 
 Host = Literal["minilm", "tinylm"]
 HELD_OUT = 0.2
 """Share of the documents that coders are judged on."""
-PIECE = 4096
-"""Rows that are judged at once."""
-CODERS = ("topk", "batchtopk", "jumprelu", "matryoshka", "digon", "dictionary")
+CODERS = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka", "digon")
 """Who takes part, if nobody is named."""
 ATOMS = "atoms.safetensors"
+ACTIVATIONS = "activations"
 ABOUT = (
     "Nobody knows the features here. Judged on documents that no coder was trained on. Agreement is the mean cosine of "
     "one-to-one pairs of the atoms of two seeds: that a result can be repeated does not make it right."
@@ -52,10 +53,10 @@ class Place:
     model: str | None
     """None: tinylm, trained on the text that every Python carries."""
     site: str
-    expansion: int = 4
+    expansion: int = 2
     """Latents per unit."""
-    l0: tuple[int, ...] = (16, 32)
-    steps: int = 1000
+    l0: tuple[int, ...] = (8, 32)
+    steps: int = 500
     batch: int = 1024
     tokens: int = 200_000
 
@@ -68,32 +69,35 @@ PLACES: dict[Host, Place] = {
 
 
 @dataclass(frozen=True)
-class RealTrial:
-    """What is tried; equal trials have equal results."""
+class SiteTrial(Trial):
+    """An entrant on activations of a real network."""
 
-    about: Host
     place: Place
-    coder: str
-    l0: int
-    seed: int
 
-    @property
-    def key(self) -> str:
-        """Changes if anything about the trial does, or about the recipe of its coder."""
-        return configs.digest(self) + entrant(self.coder).recipe
+    def task(self, folder: Path) -> Task:
+        """Rows of the documents to train on, in an order of the seed."""
+        place, (fit, _) = self.place, _stores(folder / ACTIVATIONS / self.about)
+        training = TrainConfig(batch=place.batch, seed=self.seed)
+        rows = lambda n: fit.values(place.site, _some(len(fit), n, self.seed)).float()  # noqa: E731
+        d = fit.sites[place.site]
+        origin = Dictionary(torch.zeros(0, d), rows(PIECE).mean(0))
+        return Task(
+            from_store(fit, place.site, training), rows, origin, d, place.expansion * d, self.l0,
+            place.steps, self.seed, self.home(folder),
+        )  # fmt: skip
 
-    @property
-    def head(self) -> Record:
-        """What its line says beside its results."""
-        return asdict(self)
+    def judged(self, coder: Coder, folder: Path) -> Record:
+        """What can be told on documents that were held out; the atoms are kept, for other seeds to be compared with."""
+        weights.write_tensors(self.home(folder) / ATOMS, {"atoms": coder.dictionary.atoms.contiguous()})
+        return {"scores": reconstruction(coder, _stores(folder / ACTIVATIONS / self.about)[1], self.place.site)}
 
 
-def real_trials(host: Host, coders: Sequence[str], seeds: int, steps: int | None = None) -> list[RealTrial]:
+def site_trials(host: Host, coders: Sequence[str], seeds: int, steps: int | None = None) -> list[SiteTrial]:
     """Every coder at every l0 of a host, with every seed."""
     place = PLACES[host]
     if steps is not None:
         place = replace(place, steps=steps)
-    return [RealTrial(host, place, c, l0, seed) for l0 in place.l0 for c in coders for seed in range(seeds)]
+    return [SiteTrial(host, c, l0, seed, place) for l0 in place.l0 for c in coders for seed in range(seeds)]
 
 
 def harvest_place(host: Host, folder: Path) -> None:
@@ -112,69 +116,62 @@ def harvest_place(host: Host, folder: Path) -> None:
         harvest(network, corpus, network.sites(place.site), folder / name, HarvestConfig(max_tokens=tokens))
 
 
-def measure_real(trial: RealTrial, folder: Path) -> Record:
-    """Train, or go on training, in `folder`; then what can be told on documents that were held out."""
-    fit, judge = _stores(folder / "activations" / trial.about)
-    out, place = folder / "coders" / trial.key, trial.place
-    training = TrainConfig(batch=place.batch, seed=trial.seed)
-    rows = lambda n: fit.values(place.site, _some(len(fit), n, trial.seed)).float()  # noqa: E731
-    d = fit.sites[place.site]
-    origin = Dictionary(torch.zeros(0, d), rows(PIECE).mean(0))
-    task = Task(
-        from_store(fit, place.site, training), rows, origin, d, place.expansion * d, trial.l0,
-        place.steps, trial.seed, out,
-    )  # fmt: skip
-    coder = entrant(trial.coder).make(task)
-    weights.write_tensors(out / ATOMS, {"atoms": coder.dictionary.atoms.contiguous()})
-    return {"scores": judged(coder, judge, place.site)}
-
-
 @torch.no_grad()
-def judged(coder: Coder, store: ActivationStore, site: str) -> dict[str, float]:
+def reconstruction(coder: Coder, store: ActivationStore, site: str) -> dict[str, float]:
     """fvu, l0 and share of dead latents on all rows of a store."""
     totals = evaluate(coder, (rows.float() for rows in store.batches(site, PIECE)))
     return {"fvu": totals.fvu, "l0": totals.l0, "dead": totals.dead_share}
 
 
-def agreements(trials: Iterable[RealTrial], folder: Path) -> list[Record]:
-    """Mean cosine of one-to-one pairs of two trainings, mean over all pairs of seeds, beside that of random directions."""
-    found: list[Record] = []
-    name = lambda t: (t.about, t.coder, t.l0)  # noqa: E731
-    for (about, coder, l0), group in groupby(sorted(trials, key=name), name):
-        atoms = [
-            weights.read_tensors(path)["atoms"]
-            for path in (folder / "coders" / trial.key / ATOMS for trial in group)
-            if path.is_file()
-        ]
-        each = [
-            stability(a, b, rng.stream(0, "agreement", about, coder, l0, i))
-            for i, (a, b) in enumerate(combinations(atoms, 2))
-        ]
-        if each:
-            mean = lambda values: sum(values) / len(each)  # noqa: B023, E731
-            found.append(
-                {"about": about, "coder": coder, "l0": l0, "agreement": mean(s.mean_cosine for s in each),
-                 "chance": mean(s.chance_mean for s in each)}
-            )  # fmt: skip
+def with_agreement(cells: Sequence[Cell], trials: Sequence[Trial], folder: Path) -> list[Cell]:
+    """Cells of real networks, with how well the dictionaries of all seeds agree among their scores."""
+    found: list[Cell] = []
+    for cell in (cell for cell in cells if cell.about in PLACES):
+        its = [t.home(folder) / ATOMS for t in trials if (t.about, t.coder, t.l0) == (cell.about, cell.coder, cell.l0)]
+        atoms = [weights.read_tensors(path)["atoms"] for path in its if path.is_file()]
+        pairs = {
+            (i, j): stability(atoms[i], atoms[j], rng.stream(0, "agreement", cell.about, cell.coder, cell.l0, i, j))
+            for i, j in combinations(range(len(atoms)), 2)
+        }
+        more = {"agreement": agreement("stability", pairs, len(atoms))} if pairs else {}
+        found.append(replace(cell, scores=cell.scores | more))
     return found
 
 
-def section(records: Sequence[Record], agreed: Sequence[Record]) -> str:
+def section(cells: Sequence[Cell]) -> str:
     """The part of the report about real networks."""
     parts: list[str] = []
-    agreement = {(r["about"], r["coder"], r["l0"]): r for r in agreed}
     for host, place in PLACES.items():
-        its = [r for r in records if r["about"] == host and "error" not in r]
-        rows: list[list[str]] = []
-        for (l0, coder), group in groupby(its, lambda r: (r["l0"], r["coder"])):
-            scores = interval([r["scores"] for r in group])
-            pair = agreement.get((host, coder, l0))
-            told = f"{pair['agreement']:.3f} ({pair['chance']:.3f})" if pair else "–"
-            rows.append([str(l0), coder, *(number(scores[name]) for name in ("fvu", "l0", "dead")), told])
+        its, rows = [cell for cell in cells if cell.about == host], list[list[str]]()
+        for (l0, coder), group in groupby(its, lambda cell: (cell.l0, cell.coder)):
+            scores = next(iter(group)).scores
+            told = [number(scores[name]) for name in ("fvu", "l0", "dead")]
+            rows.append([str(l0), coder, *told, _beside_chance(scores.get("agreement"))])
         if rows:
+            rows_read = place.steps * place.batch
+            size = f"{place.expansion} latents per unit, {rows_read:,} rows of {place.tokens:,} tokens to train on."
+            picture = f"![l0 against unexplained variance and agreement](decoding-{host}.svg)"
             head = ["target l0", "coder", "fvu", "l0", "dead", "agreement of seeds (random directions)"]
-            parts += [f"## Real activations: {place.about}", ABOUT, table(head, rows)]
+            parts += [f"## Real activations: {place.about}", f"{ABOUT} {size}", picture, table(head, rows)]
     return "\n\n".join(parts)
+
+
+def figures(cells: Sequence[Cell]) -> list[Figure]:
+    """Pareto curves of every network: l0 against unexplained variance and against agreement."""
+    panels = (("reconstruction", "fvu", "fvu"), ("agreement of seeds", "mean cosine", "agreement"))
+    return [
+        curves(
+            f"decoding-{host}", f"Coders on {place.about}", [cell for cell in cells if cell.about == host], panels,
+            "Which curve is lowest on the left, and highest on the right.",
+            "A dictionary that is found again need not be right.",
+        )
+        for host, place in PLACES.items()
+        if any(cell.about == host for cell in cells)
+    ]  # fmt: skip
+
+
+def _beside_chance(m: Measurement | None) -> str:
+    return "–" if m is None else f"{number(m)} ({m.null:.3f})"
 
 
 def _some(rows: int, count: int, seed: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ from ...measures.recovery import LABELS, over_seeds
 from ...records import Figure, Frame, Measurement, Panel, Series
 from ..jobs import Record, failed
 from .entrants import ENTRANTS
-from .trials import ARENAS, SWEEPS
+from .trials import ARENAS, SWEEPS, SWEPT, swept_name
 
 TABLES = (
     ("f1", "F1 per feature, one latent each, a feature without one scores 0 (mean over features)"),
@@ -33,7 +33,7 @@ class Cell:
     l0: int
     scores: dict[str, Measurement]
     failures: dict[str, float]
-    """Mean share of latents with each label."""
+    """Mean share of latents with each label; empty where the features are not known."""
     seconds: float
 
 
@@ -46,7 +46,7 @@ def cells_of(records: Sequence[Record]) -> list[Cell]:
         mine = list(group)
         first, n = mine[0], len(mine)
         scores = interval([r["scores"] for r in mine])
-        failures = {label: sum(r["failures"][label] for r in mine) / n for label in LABELS}
+        failures = {label: sum(r["failures"][label] for r in mine) / n for label in first.get("failures", {})}
         seconds = sum(r["seconds"] for r in mine) / n
         found.append(Cell(first["about"], first["coder"], first["l0"], scores, failures, seconds))
     return found
@@ -66,7 +66,7 @@ def _mean(name: str, values: list[float]) -> Measurement:
 
 def markdown(records: Sequence[Record], command: str, machine: str, real: str = "") -> str:
     """The whole report; `real` is its part about real networks. Its pictures are those of `figures`, beside it."""
-    cells = cells_of([r for r in records if "failures" in r or "error" in r])
+    cells = cells_of(records)
     parts = [
         "# Which coder takes features out of superposition?",
         f"Regenerate every number here with\n\n    {command}",
@@ -75,9 +75,8 @@ def markdown(records: Sequence[Record], command: str, machine: str, real: str = 
         f"Machine: {machine}. Failed trials: {len(failed(records))}.",
         _entrants(cells),
     ]
-    for about in dict.fromkeys(cell.about for cell in cells):
-        if about in ARENAS:
-            parts += _tier(about, [cell for cell in cells if cell.about == about])
+    for about in [about for about in ARENAS if any(cell.about == about for cell in cells)]:
+        parts += _tier(about, [cell for cell in cells if cell.about == about])
     parts += [*_sweeps(cells), real]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -145,49 +144,50 @@ def verdict(cells: Sequence[Cell]) -> str:
 
 def _sweeps(cells: Sequence[Cell]) -> list[str]:
     parts: list[str] = []
-    for name in SWEEPS:
-        its = [cell for cell in cells if cell.about.startswith(f"{name} ")]
-        if not its:
+    for name, worlds in SWEEPS.items():
+        abouts = {value: swept_name(name, value) for value in worlds}
+        its = {(cell.coder, cell.about): cell.scores for cell in cells if cell.about in abouts.values()}
+        if not any(about.startswith(name) for _, about in its):
             continue
-        values = sorted({float(cell.about.split()[1]) for cell in its})
-        rows = []
-        for coder in dict.fromkeys(cell.coder for cell in its):
-            mine = {float(c.about.split()[1]): c for c in its if c.coder == coder}
-            shown = [
-                f"{number(mine[v].scores['latent_f1'])}; {number(mine[v].scores['mcc'])}" if v in mine else "–"
-                for v in values
-            ]
-            rows.append([coder, *shown])
-        parts += [f"## Sweep: {name}", "F1 per latent; MCC.", table([name, *(f"{v:g}" for v in values)], rows)]
+        rows: list[list[str]] = []
+        for coder in [coder for coder in ENTRANTS if any(coder == known for known, _ in its)]:
+            shown = (its.get((coder, about)) for about in abouts.values())
+            rows.append([coder, *(f"{number(s['latent_f1'])}; {number(s['mcc'])}" if s else "–" for s in shown)])
+        parts += [f"## Sweep: {name}", "F1 per latent; MCC.", table([name, *(f"{v:g}" for v in abouts)], rows)]
+    if parts:
+        rows_read = SWEPT.steps * SWEPT.batch
+        said = f"{SWEPT.about}, target l0 = {SWEPT.l0[0]}, {rows_read:,} rows; one property at a time, and half as many latents as features."
+        parts.insert(0, said)
     return parts
 
 
-def figures(records: Sequence[Record]) -> list[Figure]:
+def figures(cells: Sequence[Cell]) -> list[Figure]:
     """Pareto curves of every tier: l0 against unexplained variance, F1 and MCC."""
-    cells, found = cells_of(records), list[Figure]()
-    for about in dict.fromkeys(cell.about for cell in cells if cell.about in ARENAS):
-        its = [cell for cell in cells if cell.about == about]
-        panels = tuple(
-            Panel(title, "active latents per row", name, tuple(_curves(its, score)))
-            for title, name, score in (
-                ("reconstruction", "fvu", "fvu"),
-                ("recovery", "F1", "f1"),
-                ("directions", "MCC", "mcc"),
-            )
+    panels = (("reconstruction", "fvu", "fvu"), ("recovery", "F1", "f1"), ("directions", "MCC", "mcc"))
+    return [
+        curves(
+            f"decoding-{about}", f"Coders on {arena.about}", [cell for cell in cells if cell.about == about], panels,
+            "Which curve is lowest on the left, and highest in the middle and on the right.",
+            "Good reconstruction does not mean that features were found.",
         )
-        found.append(
-            Figure(
-                f"decoding-{about}", f"Coders on {ARENAS[about].about}", "",  # type: ignore[index]
-                "Which curve is lowest on the left, and highest in the middle and on the right.",
-                "Good reconstruction does not mean that features were found.", (Frame("", panels),),
-            )
-        )  # fmt: skip
-    return found
+        for about, arena in ARENAS.items()
+        if any(cell.about == about for cell in cells)
+    ]  # fmt: skip
 
 
-def _curves(cells: Sequence[Cell], score: str) -> Iterable[Series]:
+def curves(
+    name: str, title: str, cells: Sequence[Cell], panels: Sequence[tuple[str, str, str]], see: str, caution: str
+) -> Figure:
+    """Measured l0 against scores, a line per coder; `panels` are titles, names of axes and scores."""
+    drawn = tuple(
+        Panel(head, "active latents per row", axis, tuple(_lines(cells, score))) for head, axis, score in panels
+    )
+    return Figure(name, title, "", see, caution, (Frame("", drawn),), columns=len(panels))
+
+
+def _lines(cells: Sequence[Cell], score: str) -> Iterable[Series]:
     for coder in [name for name in DRAWN if any(cell.coder == name for cell in cells)]:
-        its = sorted((c for c in cells if c.coder == coder), key=lambda c: c.scores["l0"].value)
+        its = sorted((c for c in cells if c.coder == coder and score in c.scores), key=lambda c: c.scores["l0"].value)
         x, found = tuple(c.scores["l0"].value for c in its), [c.scores[score] for c in its]
         known = all(math.isfinite(m.low) for m in found)
         ends = [tuple(getattr(m, end) for m in found) if known else () for end in ("low", "high")]

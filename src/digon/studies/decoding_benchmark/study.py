@@ -3,7 +3,7 @@
 import functools
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from ...records import to_json
 from ...store import files
 from .. import jobs
 from ..settings import DecodingBenchmark
-from . import arena, real
+from . import real
 from .entrants import ENTRANTS, entrant
 from .published import beside
-from .report import cells_of, figures, markdown, verdict
+from .report import Cell, cells_of, figures, markdown, verdict
+from .trial import Trial, measure
 from .trials import ARENAS, swept, trials
 
 SLOWEST = ("pca", "ica", "dictionary", "random")
@@ -33,28 +34,24 @@ def run_decoding(config: DecodingBenchmark, out: Path, report: Path | None = Non
         raise ConfigError(f"cannot write a report to {report}", expected="a file that ends in .md")
     for name in config.coders:
         entrant(name)
-    wanted = [
-        trial
-        for size in config.sizes
-        for trial in trials(size, config.coders or _default(size), config.seeds, config.steps)
-    ]
-    if config.sweeps:
-        wanted += list(swept(config.coders or tuple(ENTRANTS), config.seeds, config.steps))
-    records = _records(config, wanted, functools.partial(arena.measure, folder=out / "coders"), out / "trials.jsonl")
-    known, section = _real(config, out)
+    wanted = _wanted(config)
+    if not config.only_done:
+        for host in config.hosts:
+            real.harvest_place(host, out / real.ACTIVATIONS / host)
+    records = _records(config, wanted, out)
+    cells = cells_of(records)
+    sites = real.with_agreement(cells, wanted, out)
+    medium = beside([cell for cell in cells if cell.about == "medium"])
+    rest = [medium, real.section(sites), _missing(config)]
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    medium = beside([cell for cell in cells_of(records) if cell.about == "medium"])
-    text = markdown(
-        records, _command(config, report), machine, "\n\n".join(filter(None, [medium, section, _missing(config)]))
-    )
+    text = markdown(records, _command(config, report), machine, "\n\n".join(filter(None, rest)))
     for place in [out / "report.md", *([report] if report is not None else [])]:
         files.write_text(place, text)
-    files.write_text(out / "figures.json", to_json(figures(records), indent=1))
-    records = [*records, *known]
+    files.write_text(out / "figures.json", to_json([*figures(cells), *real.figures(sites)], indent=1))
     broken = jobs.failed(records)
     sentences = [
-        f"{len(records)} trials, {len(broken)} failed.",
-        *_verdicts(config, records),
+        f"{len(records)} of {len(wanted)} trials, {len(broken)} failed.",
+        *_verdicts(config, cells),
         f"Report: {report or out / 'report.md'}",
     ]
     return {
@@ -65,26 +62,25 @@ def run_decoding(config: DecodingBenchmark, out: Path, report: Path | None = Non
     }
 
 
-def _records(
-    config: DecodingBenchmark, wanted: Sequence[jobs.Job], measure: Callable[[Any], jobs.Record], path: Path
-) -> list[jobs.Record]:
-    """What was found, in the order of the trials; with `only_done`, what the file holds of it."""
+def _wanted(config: DecodingBenchmark) -> list[Trial]:
+    """All trials that were asked for: on worlds of all sizes, on swept ones, on real networks."""
+    found: list[Trial] = []
+    for size in config.sizes:
+        found += trials(size, config.coders or _default(size), config.seeds, config.steps)
+    if config.sweeps:
+        found += swept(config.coders or tuple(ENTRANTS), config.seeds, config.steps)
+    for host in config.hosts:
+        found += real.site_trials(host, config.coders or real.CODERS, config.seeds, config.steps)
+    return found
+
+
+def _records(config: DecodingBenchmark, wanted: Sequence[Trial], out: Path) -> list[jobs.Record]:
+    """What was found, in the order of the trials; with `only_done`, what the run holds of it."""
+    path = out / "trials.jsonl"
     if not config.only_done:
-        return jobs.run(wanted, measure, path, config.workers)
+        return jobs.run(wanted, functools.partial(measure, folder=out), path, config.workers)
     done = {r["key"]: r for r in jobs.read(path)}
     return [done[trial.key] for trial in wanted if trial.key in done]
-
-
-def _real(config: DecodingBenchmark, out: Path) -> tuple[list[jobs.Record], str]:
-    """Trials on real networks, and their part of the report."""
-    wanted: list[real.RealTrial] = []
-    for host in config.hosts:
-        wanted += real.real_trials(host, config.coders or real.CODERS, config.seeds, config.steps)
-        if not config.only_done:
-            real.harvest_place(host, out / "activations" / host)
-    measure = functools.partial(real.measure_real, folder=out)
-    records = _records(config, wanted, measure, out / "real.jsonl") if wanted else []
-    return records, real.section(records, real.agreements(wanted, out))
 
 
 def _default(size: str) -> tuple[str, ...]:
@@ -92,8 +88,7 @@ def _default(size: str) -> tuple[str, ...]:
     return tuple(name for name in ENTRANTS if size in ("smoke", "small", "medium") or name not in SLOWEST)
 
 
-def _verdicts(config: DecodingBenchmark, records: list[jobs.Record]) -> list[str]:
-    cells = cells_of(records)
+def _verdicts(config: DecodingBenchmark, cells: Sequence[Cell]) -> list[str]:
     told = {size: verdict([c for c in cells if c.about == size]) for size in config.sizes}
     return [f"{size}: {text.replace('**', '')}" for size, text in told.items() if text]
 

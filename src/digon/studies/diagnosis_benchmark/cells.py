@@ -4,8 +4,8 @@ A cell says everything that a world takes: family, parameters, rows, units, nuis
 the priors; every (split, family, number) has a generator of its own, so cells of different splits share neither seeds
 nor draws, and asking for fewer cells gives the first ones of the same list.
 
-    dev           thresholds and models are made on it
-    calibration   temperatures and conformal sets
+    dev           statistics and checks are made on it; the posterior learns from it
+    calibration   the posterior learns from it, too
     test          looked at once, for the report
     calm, loads, identity, corners      grids that the diagnosis is accepted by
 """

@@ -74,7 +74,7 @@ def _head(found: Findings) -> str:
         "# How often is the diagnosis right?",
         f"Regenerate every number here with\n\n    {found.command}",
         f"Worlds of known cause, drawn from priors that were fixed beforehand (`cells.toml`, digest {found.reference.cells[:12]}): "
-        f"{counts}. The model behind the posterior has seen dev, its temperature and its sets come from calibration. Access: A "
+        f"{counts}. The posterior has learned from dev and calibration, how far to trust it by cross-fitting among them. Access: A "
         "activations alone; A+ and which rows are the same input; B and labels of the inputs. Errors are counted on what the "
         "access can tell apart. All probabilities hold given that a site is like one of the benchmark's families."
         + (f" Machine: {found.machine}." if found.machine else ""),

@@ -112,7 +112,6 @@ def reference_of(dev: Sequence[Record], calibration: Sequence[Record]) -> Refere
         tuple(r["cause"] for r in records),
         tuple(frozenset(r["alike"]) for r in records),
         tuple(r["family"] for r in records),
-        np.array([r["split"] == "calibration" for r in records], bool),
         digest(),
     )
 

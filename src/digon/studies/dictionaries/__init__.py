@@ -15,6 +15,7 @@ Every file is a stage of its own: a run that is killed redoes only what is missi
 
 from .place import bench as bench
 from .place import mark as mark
+from .place import named as named
 from .seeds import compare as compare
 from .worlds import WORLD as WORLD
 from .worlds import harvest_world as harvest_world

@@ -24,8 +24,8 @@ def bench(config: DecodeConfig, store: ActivationStore) -> tuple[Bench, str]:
     bare = Bench(store, config.seed)
     if SETTING in store.plan.settings:  # a world has no network
         return bare, ""
-    named, named_data = _named(config.run)
-    model = config.model or named
+    network, named_data = named(config.run)
+    model = config.model or network
     if model is None:
         return bare, "The network is not known, so nothing was measured on it: give it by --model."
     try:
@@ -62,10 +62,12 @@ def _own(run: Path) -> bool:
     return _toml(run).get("kind") == KIND
 
 
-def _named(run: Path) -> tuple[str | None, str | None]:
-    """Network and text of an audit."""
+def named(run: Path) -> tuple[str | None, str | None]:
+    """Network and text that a run names; None where it names none."""
     found = _toml(run)
-    model, data = found.get("model"), found.get("data")
+    settings = found.get("explain", found)
+    assert isinstance(settings, dict), "settings of a run are a table"
+    model, data = settings.get("model") or settings.get("host") or settings.get("target"), settings.get("data")
     return (str(model) if model else None), (str(data) if data else None)
 
 

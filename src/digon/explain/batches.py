@@ -1,0 +1,278 @@
+"""Scores of many units at once: gather their excerpts on a grid, reduce to sums, resample and permute the sums.
+
+What a unit gets does not depend on which units come with it, but for its baseline: explanations of the units after it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .. import records, rng
+from ..measures import stats
+from .exemplars import Excerpts
+from .moments import Paired, affine, correlation_of, explained_of, interval, line_of, permuted, resampled, standard
+from .sets import ScoringSet, assert_unseen, grid, scoring_sets
+
+BASELINES = 3
+"""Other units whose explanations are tried on a unit."""
+TOGETHER = 64
+"""Units whose population is held at once."""
+SOURCE = "Bills et al. 2023"
+NOTHING = "nothing to compare with"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one explainer's explanations of many units."""
+
+    records: list[records.Score]
+    rho: Float[Tensor, " units"]
+    """Top-and-random."""
+    null: Float[Tensor, "draws units"]
+    """The same after permutations."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Values of many units, the bootstrap draws behind their intervals, and the tokens behind each."""
+
+    value: Float[Tensor, " units"]
+    low: Float[Tensor, " units"]
+    high: Float[Tensor, " units"]
+    tokens: Int[Tensor, " units"]
+
+    def measurements(self, name: str, methods: Sequence[str]) -> list[records.Measurement]:
+        """One record per unit."""
+        columns = (self.value.tolist(), self.low.tolist(), self.high.tolist(), self.tokens.tolist(), methods)
+        return [
+            records.Measurement(name, v, a, b, n, "", method, None, SOURCE, 0.0)
+            for v, a, b, n, method in zip(*columns, strict=True)
+        ]
+
+
+class View:
+    """The scoring excerpts of many units as a grid of rows, with the real values on it."""
+
+    def __init__(self, real: Float[Tensor, "n units"], excerpts: Excerpts, strata: Sequence[Int[Tensor, "units _"]]):
+        chosen = torch.cat(list(strata), 1)
+        self.rows, self.there = grid(excerpts, chosen)
+        self.present, self.widths = chosen >= 0, [part.shape[1] for part in strata]
+        self.counts = [(part >= 0).sum(1).tolist() for part in strata]
+        self.real = self.take(real, 0)
+
+    def take(self, values: Float[Tensor, "n units"], step: int) -> Float[Tensor, "units m t"]:
+        """Values of the units `step` places on, at every unit's own rows."""
+        units = (torch.arange(len(self.rows), device=self.rows.device) + step) % values.shape[1]
+        return values[self.rows, units[:, None, None]]
+
+    def paired(self, simulated: Float[Tensor, "n units"], step: int = 0, *, cross: bool = False) -> Paired:
+        """Real values beside simulated ones."""
+        return Paired.of(self.real, self.take(simulated, step), self.there, cross=cross)
+
+    def draws(self, paired: Paired, seed: int) -> Float[Tensor, "draws units"]:
+        """Bootstrap draws of the correlation."""
+        return resampled(paired.sums, self.present, self.widths, rng.stream(seed, "bootstrap"))
+
+    def estimate(self, pairs: Sequence[Paired], seed: int) -> Estimate:
+        """Mean correlation over several simulations, of those that are defined; NaN from fewer than two documents."""
+        value = torch.stack([p.rho for p in pairs]).nanmean(0)
+        low, high = interval(torch.stack([self.draws(p, seed) for p in pairs]).nanmean(0))
+        few = self.present.sum(1) < 2
+        tokens = torch.stack([p.known for p in pairs]).amax(0)
+        value, low, high = (torch.where(few, math.nan, v) for v in (value, low, high))
+        return Estimate(value, low, high, tokens)
+
+    def methods(self) -> list[str]:
+        """How each unit's value came about."""
+        return [
+            f"{' + '.join(map(str, part))} excerpts of unseen documents pooled, bootstrap over documents"
+            if sum(part) > 1
+            else f"{sum(part)} documents in the test split"
+            for part in zip(*self.counts, strict=True)
+        ]
+
+
+def score_units(
+    real: Float[Tensor, "n units"],
+    simulated: Mapping[str, Float[Tensor, "n units"]],
+    excerpts: Excerpts,
+    seed: int = 0,
+    first: int = 0,
+) -> dict[str, Scores]:
+    """Scores of explanations (name → simulated values, NaN where there is none) of units `first`, `first` + 1, ….
+
+    Range: ρ in [−1, 1]; NaN with a flag where a side is constant or nothing can be scored, never 0.
+    Raises: RunError if a document is both in the test split and in another.
+    """
+    return score_chosen(real, simulated, excerpts, scoring_sets(excerpts, excerpts.maxima(real), seed, first), seed)
+
+
+def score_chosen(
+    real: Float[Tensor, "n units"],
+    simulated: Mapping[str, Float[Tensor, "n units"]],
+    excerpts: Excerpts,
+    chosen: ScoringSet,
+    seed: int,
+    others: Sequence[Float[Tensor, "n units"]] | None = None,
+) -> dict[str, Scores]:
+    """The same on given excerpts; `others` are simulations of other units, if not those of the units that follow.
+
+    Raises: RunError if an excerpt comes from a document that explanations have seen.
+    """
+    for part in (chosen.top, chosen.beside, chosen.random):
+        assert_unseen(excerpts, part)
+    mixed, alone = View(real, excerpts, (chosen.top, chosen.beside)), View(real, excerpts, (chosen.random,))
+    whole, found = population_of(real, simulated, excerpts, seed), {}
+    for name, values in simulated.items():
+        pair = mixed.paired(values, cross=True)
+        if others is None:
+            rest = [mixed.paired(values, step) for step in range(1, min(BASELINES + 1, real.shape[1]))]
+        else:
+            rest = [mixed.paired(other) for other in others]
+        random = alone.estimate([alone.paired(values)], seed).measurements("rho_random_only", alone.methods())
+        found[name] = _scores(mixed, pair, rest, random, whole[name], seed)
+    return found
+
+
+def _scores(
+    mixed: View,
+    pair: Paired,
+    rest: Sequence[Paired],
+    random: Sequence[records.Measurement],
+    whole: tuple[Sequence[records.Measurement], Sequence[records.Measurement]],
+    seed: int,
+) -> Scores:
+    both, null = mixed.estimate([pair], seed), permuted(pair, mixed.present, rng.stream(seed, "permutation"))
+    top, other = both.measurements("rho_top_and_random", mixed.methods()), _baseline(mixed, rest, seed)
+    columns = (top, random, other, *whole, _chance(both, null, mixed), (pair.known / pair.wanted.clamp_min(1)).tolist())
+    found = [
+        records.Score(
+            a, b, c, _flags((a, b, c) if rest else (a, b)), said, chance, simulated_share=share, further=(line,)
+        )
+        for a, b, c, said, line, chance, share in zip(*columns, strict=True)
+    ]
+    return Scores(found, both.value, null)
+
+
+class Whole:
+    """All tokens of the test and the calibrate split, with the real values on them, ready for any simulation."""
+
+    def __init__(self, real: Float[Tensor, "n units"], excerpts: Excerpts) -> None:
+        chosen = [excerpts.in_split(name).nonzero().squeeze(1) for name in ("test", "calibrate")]
+        every = torch.cat(chosen)
+        self.rows, self.lengths = excerpts.rows(every), excerpts.lengths[every]
+        self.test = int(excerpts.lengths[chosen[0]].sum())
+        self.owners = [excerpts.documents[part].unique(return_inverse=True)[1] for part in chosen]
+        self.excerpts = [len(part) for part in chosen]
+        self.documents = [int(owner.max()) + 1 if len(owner) else 0 for owner in self.owners]
+        a = real[self.rows].double()
+        self.known = None if bool(a.isfinite().all()) else a.isfinite()
+        self.real = self.relative(a, self.known)
+
+    def relative(self, values: Float[Tensor, "m units"], known: Tensor | None) -> Float[Tensor, "m units"]:
+        """Values relative to mean and deviation over the test split; constant and unknown ones 0."""
+        if known is None:
+            mean, inverse = affine(values[: self.test].T)
+            return (values - mean.T) * inverse.T
+        pool = known.clone()
+        pool[self.test :] = False
+        return standard(values.T, known.T, pool.T).T
+
+    def sums(self, simulated: Float[Tensor, "n units"]) -> list[Float[Tensor, "docs 6 units"]]:
+        """Sums of 1, a, m, a², m², am over every document of the two splits."""
+        m, a, known = simulated[self.rows].double(), self.real, self.known
+        if known is not None or not bool(m.isfinite().all()):
+            known = m.isfinite() if known is None else known & m.isfinite()
+            a = torch.where(known, a, 0.0)
+        m = self.relative(m, known)
+        one = torch.ones(len(m), 1, dtype=m.dtype, device=m.device) if known is None else known.to(m.dtype)
+        parts = [self._by_excerpt(v) for v in (one, a, m, a * a, m * m, a * m)]
+        columns = torch.stack([part.expand(-1, m.shape[1]) for part in parts], 1)
+        return [
+            columns.new_zeros(count, *columns.shape[1:]).index_add_(0, owner, part)
+            for part, owner, count in zip(columns.split(self.excerpts), self.owners, self.documents, strict=True)
+        ]
+
+    def _by_excerpt(self, values: Float[Tensor, "m _"]) -> Float[Tensor, "excerpts _"]:
+        return torch.segment_reduce(values, "sum", lengths=self.lengths, axis=0) if len(values) else values
+
+
+def population_of(
+    real: Float[Tensor, "n units"],
+    simulated: Mapping[str, Float[Tensor, "n units"]],
+    excerpts: Excerpts,
+    seed: int,
+) -> dict[str, tuple[list[records.Measurement], list[records.Measurement]]]:
+    """Correlation over all tokens of the test split, and the variance explained there by the line of the calibrate split."""
+    found: dict[str, tuple[list[records.Measurement], list[records.Measurement]]] = {
+        name: ([], []) for name in simulated
+    }
+    for start in range(0, real.shape[1], TOGETHER):
+        block = slice(start, start + TOGETHER)
+        whole = Whole(real[:, block], excerpts)
+        for name, values in simulated.items():
+            rho, explained = _population(whole, values[:, block], seed)
+            found[name][0].extend(rho)
+            found[name][1].extend(explained)
+    return found
+
+
+def _population(
+    whole: Whole, simulated: Float[Tensor, "n units"], seed: int
+) -> tuple[list[records.Measurement], list[records.Measurement]]:
+    test, line = whole.sums(simulated)
+    documents, units = len(test), simulated.shape[1]
+    if documents < 2:
+        why = f"{documents} documents in the test split"
+        return [_undefined("rho_population", why)] * units, [_undefined("explained_variance", why)] * units
+    tokens = test.sum(0)[0].long()
+
+    def estimate(statistic: stats.Statistic) -> Estimate:
+        low, high = stats.bootstrap_interval(test, statistic, rng.stream(seed, "population"))
+        return Estimate(statistic(test.sum(0)), low, high, tokens)
+
+    method = f"{whole.excerpts[0]} excerpts of {documents} unseen documents, bootstrap over documents"
+    rho = estimate(correlation_of).measurements("rho_population", [method] * units)
+    fitted = line_of(line.sum(0))
+    lines = f"1 − error/variance on {documents} unseen documents after a line from {len(line)} others, bootstrap over documents"
+    explained = estimate(lambda sums: explained_of(sums, fitted))
+    return rho, explained.measurements("explained_variance", [lines] * units)
+
+
+def _baseline(mixed: View, pairs: Sequence[Paired], seed: int) -> list[records.Measurement]:
+    if not pairs:
+        return [_undefined("rho_other_unit", NOTHING)] * len(mixed.rows)
+    known = torch.stack([p.rho for p in pairs]).isfinite().sum(0).tolist()
+    methods = [
+        f"mean of {count} explanations; {method}" + (f"; {len(pairs) - count} undefined" if count < len(pairs) else "")
+        for count, method in zip(known, mixed.methods(), strict=True)
+    ]
+    return mixed.estimate(pairs, seed).measurements("rho_other_unit", methods)
+
+
+def _chance(both: Estimate, null: Float[Tensor, "draws units"], mixed: View) -> list[records.Measurement]:
+    low, high = interval(null)
+    p = stats.permutation_p(both.value, null)
+    columns = (null.nanmean(0).tolist(), low.tolist(), high.tolist(), both.tokens.tolist(), p.tolist())
+    method = f"mean and range of 95 % of {len(null)} permutations of the simulated values among "
+    return [
+        records.Measurement("rho_permuted", v, a, b, n, "", method + how.split(",")[0], None, SOURCE, math.nan, chance)
+        for v, a, b, n, chance, how in zip(*columns, mixed.methods(), strict=True)
+    ]
+
+
+def _flags(found: Sequence[records.Measurement]) -> tuple[str, ...]:
+    reason = "real or simulated values are constant on "
+    return tuple(
+        f"{m.name} is undefined: {m.method if 'in the test split' in m.method else reason + m.method}"
+        for m in found
+        if math.isnan(m.value)
+    )
+
+
+def _undefined(name: str, why: str) -> records.Measurement:
+    return records.Measurement(name, math.nan, method=why, source=SOURCE)

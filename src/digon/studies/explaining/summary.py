@@ -1,0 +1,260 @@
+"""What a run of `digon explain` found, over its units: index, numbers by site, rate–distortion curve, bill, sentences.
+
+Rate and distortion: with at most so many bits per unit, how much of the variance of the units is predicted on unseen
+documents? Every unit takes the explanation that does best on the select split among those it can afford; the curve is the
+mean of max(ρ, 0)² over units, ρ over all tokens of the test split, with a bootstrap over units. Units whose ρ no
+explanation has, as they never vary there, are left out and counted.
+"""
+
+import math
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from ... import __version__, rng
+from ...records import Explanation, Measurement, Series, UnitCard
+from ...store.runs import Run
+from .. import report
+from .bill import Heard
+from .desk import key_of
+from .settings import ExplainConfig, ExplainRun, WordsConfig
+from .work import Chunk, Work
+
+Chosen = dict[str, dict[str, float | None]]
+DRAWS = 400
+BUDGETS = tuple(float(round(2 ** (power / 2))) for power in range(4, 33))
+"""Bits at which the curve is drawn: 4 to 65,536, two per doubling."""
+
+
+def write(work: Work, chunks: Sequence[Chunk], heard: Heard | None, notes: Sequence[str]) -> None:
+    """Write units.parquet, explanations.parquet, measurements.parquet, curves.json, overview.json and facts.json."""
+    run, seed = work.run, work.settings.explain.seed
+    sites = list(dict.fromkeys(chunk.source.site for chunk in chunks))
+    cards: dict[str, list[UnitCard]] = {site: [] for site in sites}
+    chosen: dict[str, Chosen] = {site: {} for site in sites}
+    for chunk in chunks:
+        cards[chunk.source.site] += run.read_json(f"cards/{chunk.name}", list[UnitCard])
+        chosen[chunk.source.site] |= run.read_json(f"chosen/{chunk.name}", Chosen)
+    everything = [card for site in sites for card in cards[site]]
+    if everything:
+        run.write_table("units", _index(everything, chosen))
+    rows = _explanations(everything, chosen)
+    if rows["unit"].size:
+        run.write_table("explanations", rows)
+    measured = {site: _measured(cards[site], seed) for site in sites}
+    if measured:
+        report.write_measurements(run, measured)
+    run.write_json("curves", [curve(site, cards[site], chosen[site], seed) for site in sites])
+    run.write_json("overview", {"sentences": _sentences(measured, notes, heard)})
+    run.write_json("facts", _facts(work, sites, heard))
+
+
+def told(run: Run, heard: Heard | None) -> dict[str, Any]:
+    """What the command prints when it ends."""
+    overview = run.read_json("overview", dict[str, Any])
+    failed = []
+    if heard is not None and (heard.stopped or heard.failed):
+        failed = [heard.stopped or f"{heard.failed} units lack answers"]
+    return {"sentences": [entry["text"] for entry in overview["sentences"]], "run": str(run.path), "failed": failed}
+
+
+def value(explanation: Explanation, name: str) -> float:
+    """One of the scores of an explanation; NaN if it has none."""
+    found = None if explanation.score is None else getattr(explanation.score, name)
+    return math.nan if found is None else found.value
+
+
+def best(card: UnitCard, chosen: Chosen) -> Explanation | None:
+    """The explanation that does best on the select split; of a unit without any such number, the last one."""
+    known = chosen.get(key_of(card), {})
+    ranked = [(known.get(e.explainer), e) for e in card.explanations]
+    able = [(score, e) for score, e in ranked if score is not None and math.isfinite(score)]
+    return max(able, key=lambda pair: pair[0])[1] if able else (card.explanations[-1] if card.explanations else None)
+
+
+def name_of(card: UnitCard) -> str:
+    """Address of the unit, with what the card is about if it falls."""
+    return card.unit + " falling" * (card.sign < 0)
+
+
+def _index(cards: Sequence[UnitCard], chosen: dict[str, Chosen]) -> dict[str, np.ndarray]:
+    rows: list[dict[str, Any]] = []
+    for card in cards:
+        first = best(card, chosen[card.site])
+        row: dict[str, Any] = {
+            "unit": card.unit,
+            "site": card.site,
+            "index": card.index,
+            "kind": card.kind,
+            "sign": card.sign,
+        }
+        row |= {
+            "has_card": True,
+            "explainer": first.explainer if first else "",
+            "text": first.text[:200] if first else "",
+        }
+        row |= {
+            "bits": first.bits if first else math.nan,
+            "effective": card.coverage.effective.value if card.coverage else math.nan,
+        }
+        row |= {
+            name: value(first, field) if first else math.nan
+            for name, field in (
+                ("rho", "top_and_random"),
+                ("rho_random", "random_only"),
+                ("rho_population", "population"),
+            )
+        }
+        rows.append(row | {m.name: m.value for m in card.measurements})
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: _column([row.get(name, math.nan) for row in rows]) for name in names}
+
+
+def _column(values: Sequence[Any]) -> np.ndarray:
+    text = any(isinstance(v, str) for v in values)
+    return np.array(values, dtype=object) if text else np.array(values)
+
+
+def _explanations(cards: Sequence[UnitCard], chosen: dict[str, Chosen]) -> dict[str, np.ndarray]:
+    """A row per explanation: what queries and plots need."""
+    scores = ("top_and_random", "random_only", "population", "baseline", "permuted", "ablation")
+    pairs = [(card, e) for card in cards for e in card.explanations]
+    select = [chosen[card.site].get(key_of(card), {}).get(e.explainer) for card, e in pairs]
+    columns: dict[str, np.ndarray] = {
+        "unit": np.array([name_of(card) for card, _ in pairs], dtype=object),
+        "site": np.array([card.site for card, _ in pairs], dtype=object),
+        "explainer": np.array([e.explainer for _, e in pairs], dtype=object),
+        "bits": np.array([e.bits for _, e in pairs], float),
+        "select": np.array([math.nan if v is None else v for v in select], float),
+    }
+    return columns | {name: np.array([value(e, name) for _, e in pairs], float) for name in scores}
+
+
+def curve(site: str, cards: Sequence[UnitCard], chosen: Chosen, seed: int) -> Series:
+    """Rate and distortion of a site: explained share of the variance against bits per unit."""
+    scored = [card for card in cards if any(math.isfinite(value(e, "population")) for e in card.explanations)]
+    table = np.array([[_affordable(card, chosen, bits) for bits in BUDGETS] for card in scored]).reshape(
+        -1, len(BUDGETS)
+    )
+    if not len(table):
+        return Series("line", site, (), ())
+    low, high = _interval(table, seed, site)
+    plain = [tuple(float(v) for v in row) for row in (table.mean(0), low, high)]
+    return Series("line", site, BUDGETS, plain[0], low=plain[1], high=plain[2])
+
+
+def _affordable(card: UnitCard, chosen: Chosen, bits: float) -> float:
+    known = chosen.get(key_of(card), {})
+    able = [(known.get(e.explainer), value(e, "population")) for e in card.explanations if e.bits <= bits]
+    ranked = [
+        (select, rho) for select, rho in able if select is not None and math.isfinite(select) and math.isfinite(rho)
+    ]
+    return max(max(ranked)[1], 0.0) ** 2 if ranked else 0.0
+
+
+def _interval(table: np.ndarray, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of 95 % intervals of the means over rows."""
+    if len(table) < 2:
+        return np.full(table.shape[1], math.nan), np.full(table.shape[1], math.nan)
+    picks = rng.numpy_stream(seed, "curve", name).integers(len(table), size=(DRAWS, len(table)))
+    low, high = np.quantile(table[picks].mean(1), [0.025, 0.975], axis=0)
+    return low, high
+
+
+def _measured(cards: Sequence[UnitCard], seed: int) -> list[Measurement]:
+    """Means over the units of a site: of every explainer its scores, what chance and other units reach, and its bits."""
+    found = []
+    names = list(dict.fromkeys(e.explainer for card in cards for e in card.explanations))
+    for name in names:
+        own = [e for card in cards for e in card.explanations if e.explainer == name]
+        for score in ("top_and_random", "random_only", "population", "baseline", "permuted", "ablation"):
+            if any(e.score is not None and getattr(e.score, score) is not None for e in own):
+                found.append(_mean(f"{name}: {score}", [value(e, score) for e in own], seed))
+        found.append(_mean(f"{name}: bits", [e.bits for e in own], seed))
+    effective = [card.coverage.effective.value for card in cards if card.coverage is not None]
+    if effective:
+        found.append(_mean("effective", effective, seed))
+    ceilings = [m.value for card in cards for m in card.measurements if m.name == "eta2"]
+    return [
+        *found,
+        report.quantile("eta2_median", np.array(ceilings, float), seed, "ceiling of any context-free explanation"),
+    ]
+
+
+def _mean(name: str, values: Sequence[float], seed: int) -> Measurement:
+    known = np.array([v for v in values if math.isfinite(v)])
+    method = f"mean over units, bootstrap over units; {len(values) - len(known)} without the number"
+    if not len(known):
+        return Measurement(name, math.nan, n=0, method=method)
+    low, high = _interval(known[:, None], seed, name)
+    return Measurement(name, float(known.mean()), float(low[0]), float(high[0]), len(known), "", method, seed)
+
+
+def _sentences(
+    measured: dict[str, list[Measurement]], notes: Sequence[str], heard: Heard | None
+) -> list[dict[str, str]]:
+    lines = [{"about": "missing", "text": note} for note in notes]
+    for site, found in measured.items():
+        by_name = {m.name: m for m in found}
+        scores = {
+            name.removesuffix(": top_and_random"): m for name, m in by_name.items() if name.endswith(": top_and_random")
+        }
+        known = {name: m for name, m in scores.items() if math.isfinite(m.value)}
+        if not known:
+            lines.append({"about": "explanation", "text": f"{site}: no explanation could be scored."})
+            continue
+        first = max(known, key=lambda name: known[name].value)
+        text = f"{site}: over {known[first].n} units, the explanation by {first} predicts best, with a mean score ρ = {known[first]} on top and random excerpts of unseen documents"
+        whole, other = by_name.get(f"{first}: population"), by_name.get(f"{first}: baseline")
+        text += f", {whole} on all tokens of them" if whole is not None and math.isfinite(whole.value) else ""
+        text += (
+            f"; the explanations of other units reach {other}"
+            if other is not None and math.isfinite(other.value)
+            else ""
+        )
+        rest = [
+            f"{name} {m.value:.2f}" for name, m in sorted(known.items(), key=lambda kv: -kv[1].value) if name != first
+        ]
+        lines.append(
+            {"about": "explanation", "text": text + "." + (f" The others: {', '.join(rest)}." if rest else "")}
+        )
+    return lines + [{"about": "words", "text": text} for text in (heard.sentences if heard else ())]
+
+
+def _facts(work: Work, sites: Sequence[str], heard: Heard | None) -> dict[str, Any]:
+    target, config, store = work.target, work.settings.explain, work.target.store
+    facts: dict[str, Any] = {
+        "kind": "explained",
+        "title": f"{target.name}: what do its units respond to?",
+        "model": {"name": target.name, "path": target.network or "not known"},
+        "data": {
+            "path": target.data or "that of the harvest",
+            "tokens": len(store),
+            "documents with tokens": len(store.document_ids),
+        },
+        "seed": config.seed,
+        "sites": list(sites),
+        "explainers without a language model": list(config.rungs) or "all",
+        "versions": {"digon": __version__, "python": platform.python_version()},
+        "commands": [command(work.settings, str(work.run.path)), f"digon page {work.run.path}"],
+        "seconds": {name: stage["seconds"] for name, stage in work.run.stages().items()},
+    }
+    return facts | ({"language model": heard.facts} if heard else {})
+
+
+def command(settings: ExplainRun, out: str) -> str:
+    """The command that makes the run again; where a key comes from is not part of it."""
+    words = ["digon", "explain", settings.explain.target]
+    for part, default in ((settings.explain, ExplainConfig(settings.explain.target)), (settings.words, WordsConfig())):
+        for entry in fields(part):
+            now = getattr(part, entry.name)
+            if entry.name == "target" or now == getattr(default, entry.name):
+                continue
+            flag = "--" + entry.name.replace("_", "-")
+            listed = [str(v) for v in now] if isinstance(now, tuple) else [] if now is True else [str(now)]
+            words += [flag, *listed]
+    return shlex.join([*words, "--out", out])
