@@ -377,20 +377,25 @@ def test_phrases_do_not_learn_from_the_split_that_judges():
 # ------------------------------------------------------------------------------------------------------------- judge
 
 
-def test_scores_are_those_of_unseen_documents_and_controls_are_silent():
+def test_controls_are_silent_where_explanations_are_not():
     made = world(8, concepts=((1, 2, 3), (4, 5), (6, 7)), noise=0.5)
-    fit, select = made.split("fit"), made.split("select")
-    values = (made.rows @ made.rotation.T)[:, :4]
+    fit, select, test = (made.split(name) for name in ("fit", "select", "test"))
+    values = (made.rows @ made.rotation.T)[:, :3]
     explained = Words(100.0).fit_many(made.contexts, values, fit, select)
-    found = judge.scored(values, explained, made.contexts, made.excerpts, seed=0)
-    expected = 1 / math.sqrt(1 + 0.5**2)
-    for score in found.scores[:3]:
-        assert score.population.value == pytest.approx(expected, abs=0.04)
-        assert score.permuted.low < 0 < score.permuted.high
-        assert abs(score.permuted.value) < 0.06
-        assert score.top_and_random.value > 0.8
-    assert found.rho[:3].tolist() == pytest.approx([expected] * 3, abs=0.03)
-    assert torch.allclose(found.explained, found.rho.square())
+    simulated = torch.stack([e.simulate(made.contexts) for e in explained], 1)
+    own = [correlation(values[test, i], simulated[test, i]) for i in range(3)]
+    assert own == pytest.approx([1 / math.sqrt(1 + 0.5**2)] * 3, abs=0.04)
+    cross = judge.crossed(values, simulated, test)
+    table = [[correlation(values[test, i], simulated[test, j]) for j in range(3)] for i in range(3)]
+    assert cross.tolist() == pytest.approx([(sum(row) - row[i]) / 2 for i, row in enumerate(table)], abs=1e-5)
+    assert cross.abs().max() < 0.08  # concepts that exclude each other
+    moved = judge.displaced(made.excerpts, rng.stream(0, "d"))
+    space = Space.of(made.rows[fit])
+    ground = Ground.of(space.white(made.rows), made.contexts.take(moved), fit, select)
+    for f in search(ground, Words(100.0), SearchConfig(count=2, starts=2)):
+        a = space.white(made.rows) @ f.theta.float()
+        rho = correlation(a[test], f.explanation.simulate(made.contexts.take(moved))[test])
+        assert math.isnan(rho) or abs(rho) < 0.08
 
 
 def test_displaced_rows_stay_in_their_split():

@@ -26,7 +26,15 @@ class Words:
 
     bits: float | None = None
     """Most bits of one explanation; None: as many as the select split wants."""
-    name: str = LookUp.name
+
+    @property
+    def name(self) -> str:
+        """Name of what it fits."""
+        return _name(LookUp.name, self.bits)
+
+    def check(self, vocabulary: int) -> None:
+        """Raises: ConfigError if the budget holds not even one token."""
+        check_budget(self.bits, vocabulary)
 
     def fit_many(
         self, contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
@@ -34,10 +42,11 @@ class Words:
         """One look-up per column; of no token where none helps. Raises: ConfigError if the budget holds not even one token."""
         if self.bits is None:
             return LookUp.fit_many(contexts, values, fit, select)
-        check_budget(self.bits, contexts.vocabulary)
+        self.check(contexts.vocabulary)
         seen = len(contexts.keys[0].unique())  # beyond all of them a budget buys nothing
         whole = VALUE_BITS + integer_bits(seen + 1) + seen * pattern_bits(1, contexts.vocabulary)
-        return LookUp.fit_many(contexts, values, fit, select, bits=min(self.bits, whole))
+        found = LookUp.fit_many(contexts, values, fit, select, bits=min(self.bits, whole))
+        return [replace(p, name=self.name) for p in found]
 
 
 @dataclass(frozen=True)
@@ -45,24 +54,39 @@ class Phrases:
     """Patterns of up to three tokens."""
 
     bits: float | None = None
-    name: str = NGrams.name
     _tries: dict[int, tuple[Contexts, Trie]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Name of what it fits."""
+        return _name(NGrams.name, self.bits)
+
+    def check(self, vocabulary: int) -> None:
+        """Raises: ConfigError if the budget holds not even one token."""
+        check_budget(self.bits, vocabulary)
 
     def fit_many(
         self, contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
     ) -> list[Patterns]:
         """One explanation per column. Raises: ConfigError if the budget holds not even one token."""
-        if self.bits is not None:
-            check_budget(self.bits, contexts.vocabulary)
+        self.check(contexts.vocabulary)
         if id(contexts) not in self._tries:  # the contexts are kept, so no other object takes their id
             self._tries[id(contexts)] = (contexts, Trie.of(contexts.take(fit)))
         trie = self._tries[id(contexts)][1]
         found = [NGrams.prune(trie, column) for column in values[fit].T]
-        return found if self.bits is None else shorten(found, contexts.take(fit), self.bits)
+        if self.bits is None:
+            return found
+        return [replace(p, name=self.name) for p in shorten(found, contexts.take(fit), self.bits)]
 
 
-def check_budget(bits: float, vocabulary: int) -> None:
+def _name(name: str, bits: float | None) -> str:
+    return name if bits is None else f"{name} of {bits:g} bits"
+
+
+def check_budget(bits: float | None, vocabulary: int) -> None:
     """Raises: ConfigError if a budget does not hold a single token with its value."""
+    if bits is None:
+        return
     least = VALUE_BITS + integer_bits(2) + pattern_bits(1, vocabulary)
     if bits < least:
         raise ConfigError(

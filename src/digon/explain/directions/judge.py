@@ -1,7 +1,7 @@
 """What is a direction worth, and what is it? Measured on documents that nothing has seen.
 
-    scored        ρ with the explanation on the test split: top and random, random only, all tokens; for neurons, components
-                  or latents by the same explainer in the same way
+    crossed       mean ρ with the explanations of all other directions: what an explanation says of any direction
+    displaced     the text of other documents: a search on it must come to nothing
     bare tokens   θ_t ∝ (G + λI)⁻¹ E[z | token t]: the direction that reads one token; the largest |θ·θ_t| says how
                   much of a direction is that. Beside it the share of ρ² that one token reaches, and the full table of tokens (η²)
     truncation    w cut to the n units whose activation correlates best with the explanation, the explanation held fixed
@@ -10,18 +10,13 @@
 Source: Bills et al. 2023 for truncation; they name bare tokens as what such a search may find.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ... import records, rng
-from .. import scorers
-from ..exemplars import Contexts, Excerpts
-from ..explainers import Fitted
+from ..exemplars import Excerpts
 from ..explainers.base import SHRINK
 from .objective import Moments, Ridge
 from .space import Space
@@ -33,50 +28,6 @@ LEAST_ROWS = 20
 PENALTY = 1e-2
 """λ of bare-token directions."""
 PIECE = 16_384
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Scores of many units of one kind, each with its explanation."""
-
-    scores: tuple[records.Score, ...]
-    explained: Float[Tensor, " units"]
-    """ρ² on all tokens of the test split; NaN where undefined."""
-
-    @property
-    def rho(self) -> Float[Tensor, " units"]:
-        """ρ on all tokens of the test split."""
-        return torch.tensor([_population(s) for s in self.scores], dtype=torch.float64)
-
-
-def scored(
-    values: Float[Tensor, "n units"],
-    explanations: Sequence[Fitted],
-    contexts: Contexts,
-    excerpts: Excerpts,
-    seed: int,
-) -> Scored:
-    """Score explanations on the test split; the baseline of each are those of the units after it.
-
-    Permuted: the same simulated values on the tokens of other documents.
-    Raises: RunError if a scored document was shown to an explanation.
-    """
-    maxima = excerpts.maxima(values)
-    simulated = [e.simulate(contexts) for e in explanations]
-    moved = displaced(excerpts, rng.stream(seed, "displaced"))
-    found = []
-    for u, mine in enumerate(simulated):
-        draw, real = rng.stream(seed, "score", u), values[:, u]
-        others = [
-            simulated[(u + step) % len(simulated)] for step in range(1, min(scorers.BASELINES + 1, len(simulated)))
-        ]
-        chosen = scorers.scoring_set(excerpts, maxima[:, u], draw)
-        score = scorers.score(real, mine, excerpts, chosen, draw, others)
-        whole = scorers.population(real, mine, excerpts, draw)
-        null = scorers.population(real, mine[moved], excerpts, draw)
-        found.append(replace(score, population=whole, permuted=replace(null, name="rho_permuted", null=0.0)))
-    explained = torch.tensor([_population(s) for s in found], dtype=torch.float64).square()
-    return Scored(tuple(found), explained)
 
 
 def displaced(excerpts: Excerpts, generator: torch.Generator) -> Int[Tensor, " n"]:
@@ -91,6 +42,15 @@ def displaced(excerpts: Excerpts, generator: torch.Generator) -> Int[Tensor, " n
         order = torch.randperm(len(mine), generator=generator, device=generator.device).to(mine.device)
         out[excerpts.rows(mine)] = excerpts.rows(mine[order])
     return out
+
+
+def crossed(
+    values: Float[Tensor, "n k"], simulated: Float[Tensor, "n k"], test: Bool[Tensor, " n"]
+) -> Float[Tensor, " k"]:
+    """Mean ρ of every direction with the explanations of all others, on the test split; NaN for a single one."""
+    a, m = (_unit(x[test].double()) for x in (values, simulated))
+    table = a.T @ m
+    return (table.sum(1) - table.diagonal()) / (len(table) - 1)
 
 
 @dataclass(frozen=True)
@@ -197,10 +157,12 @@ def cosines(theta: Float[Tensor, "k r"]) -> Float[Tensor, "k k"]:
 
 
 def _correlations(a: Float[Tensor, "n k"], b: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
-    a, b = a.double() - a.double().mean(0), b.double() - b.double().mean(0)
-    power = a.square().sum(0) * b.square().sum(0)
-    return torch.where(power > 0, (a * b).sum(0) / power.clamp_min(1e-300).sqrt(), 0.0)
+    return (_unit(a.double()) * _unit(b.double())).sum(0)
 
 
-def _population(score: records.Score) -> float:
-    return math.nan if score.population is None else score.population.value
+def _unit(x: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """Centered columns of length 1; those that do not vary are 0."""
+    centered = x - x.mean(0)
+    length = centered.norm(dim=0)
+    varies = length > 1e-12 * x.norm(dim=0).clamp_min(1e-300)
+    return torch.where(varies, centered / length.clamp_min(1e-300), 0.0)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ... import rng
@@ -105,6 +105,8 @@ class Ground:
     contexts: Contexts
     fitted: int
     """Rows of the fit split."""
+    rows: Int[Tensor, " n"]
+    """Which rows of the harvest these are."""
 
     @property
     def fit(self) -> Bool[Tensor, " n"]:
@@ -136,7 +138,7 @@ class Ground:
                     hint="more text, in more documents",
                 )
         rows = torch.cat([fit.nonzero()[:, 0], select.nonzero()[:, 0]])
-        return cls(white[rows], contexts.take(rows), int(fit.sum()))
+        return cls(white[rows], contexts.take(rows), int(fit.sum()), rows)
 
 
 @dataclass(frozen=True)
