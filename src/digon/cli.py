@@ -25,6 +25,8 @@ from .studies.settings import (
     DecodingBenchmark,
     DiagnoseConfig,
     DiagnosisBenchmark,
+    DirectionsBenchmark,
+    DirectionsConfig,
     ExplanationBenchmark,
 )
 from .studies.toys.settings import ToyConfig
@@ -133,6 +135,24 @@ def explain(
     return _with_page(run_explain(settings, words, spending, out))
 
 
+def directions(
+    settings: Annotated[DirectionsConfig, tyro.conf.arg(name="")], *, out: Path | None = None
+) -> dict[str, Any]:
+    """Which directions can be explained, where units cannot? Found by turns: explain, then move to what was said.
+
+    Every direction is judged on documents that nothing has seen, beside neurons, components, latents and directions that
+    read bare tokens, and beside the same search on shuffled text. Writes directions.safetensors, which `digon explain
+    --directions` reads, and a page with a card per direction. Killed at any moment, the same command goes on where it was.
+
+    Args:
+        settings: where to look, by which explanations, and how hard.
+        out: folder of the run; default: one for every choice of settings, such as runs/directions-demo-1c9a2f.
+    """
+    from .studies.directions.study import run_directions
+
+    return _with_page(run_directions(settings, out))
+
+
 def reproduce(
     ids: Positional[tuple[str, ...]] = (),
     *,
@@ -210,6 +230,7 @@ def benchmark(
         Annotated[DiagnosisBenchmark, tyro.conf.subcommand("diagnosis")]
         | Annotated[DecodingBenchmark, tyro.conf.subcommand("decoding")]
         | Annotated[ExplanationBenchmark, tyro.conf.subcommand("explanation")]
+        | Annotated[DirectionsBenchmark, tyro.conf.subcommand("directions")]
         | Annotated[AnchorsBenchmark, tyro.conf.subcommand("anchors")],
         tyro.conf.arg(name=""),
     ],
@@ -226,6 +247,10 @@ def benchmark(
         from .studies import anchors
 
         return anchors.write(folder("anchors"), of.report)
+    if isinstance(of, DirectionsBenchmark):
+        from .studies.directions import benchmark as directions
+
+        return directions.run_benchmark(of, folder("directions"))
     if isinstance(of, DecodingBenchmark):
         from .studies.decoding_benchmark.study import run_decoding
 
@@ -300,6 +325,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "harvest": harvest,
     "decode": decode,
     "explain": explain,
+    "directions": directions,
     "reproduce": reproduce,
     "toy": toy,
     "diagnose": diagnose,
