@@ -223,7 +223,7 @@ def study(
     from .studies.ladder.study import run_ladder
 
     folder = settings.out or Path("runs") / (f"study-{name}" + "-smoke" * (settings.size == "smoke"))
-    return _draw(run_ladder(settings, folder, settings.report), settings.report)
+    return _with_page(_draw(run_ladder(settings, folder, settings.report), settings.report))
 
 
 def runs(folder: Positional[Path] = Path("runs")) -> dict[str, Any]:

@@ -33,6 +33,8 @@ from .scores import Mean, active, layer_scores, mean_of, weights
 
 SEED = 0
 """Of everything but the weights of the networks."""
+LONGEST = 16
+"""Characters that are encoded per token wanted: no token of a small vocabulary is so long on average."""
 
 
 @cache
@@ -95,7 +97,8 @@ def _host(reading: Reading, folder: Path) -> Host:
 def _loss(host: Host, model: TinyLM, documents: list[Document], look: Look) -> Mean:
     """Nats per token over the openings of all held-out documents; draws resample the documents."""
     assert host.tokenizer is not None, "a tinylm has a tokenizer"
-    ids = [torch.tensor(ids[: look.opening]) for ids in host.tokenizer.encode_batch([d.text for d in documents])]
+    openings = [d.text[: LONGEST * look.opening] for d in documents]
+    ids = [torch.tensor(ids[: look.opening]) for ids in host.tokenizer.encode_batch(openings)]
     nats, sizes = evaluate(model, ids), torch.tensor([len(i) for i in ids], dtype=torch.float64)
     drawn = weights([d.id for d in documents], SEED)
     found = (drawn @ nats) / (drawn @ sizes)

@@ -133,7 +133,13 @@ class Reading:
         """What its line says beside its results."""
         s = self.subject
         sizes = {k: v for k, v in asdict(s.shape).items() if k in ("width", "layers", "mlp_width", "seed")}
-        return {"name": s.name, "parts": list(s.parts), "base": s.base, "trained": s.density, "read": self.density} | sizes
+        return {
+            "name": s.name,
+            "parts": list(s.parts),
+            "base": s.base,
+            "trained": s.density,
+            "read": self.density,
+        } | sizes
 
 
 VERSION = 1
@@ -184,5 +190,7 @@ def _wanted(tier: Tier, seeds: int) -> list[tuple[Part, Base, float, TinyLMConfi
         for base, density in cells:
             # density of a dense network is not read: the default keeps its settings those of any other dense one
             kept = density if density < 1 else shape.density
-            found.append(("sparsity", base, density, replace(shape, activation=activation(base, density), density=kept)))
+            found.append(
+                ("sparsity", base, density, replace(shape, activation=activation(base, density), density=kept))
+            )
     return found

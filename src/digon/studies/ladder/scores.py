@@ -103,7 +103,11 @@ def _unit(
     test = excerpts.row_split("test")
     population = _Scored.whole(real[test], simulated[test])
     null = mixed.shifted(generator)
-    above = math.nan if math.isnan(mixed.rho) or not null.isfinite().any() else float(mixed.rho > null.nan_to_num(-1.0).max())
+    above = (
+        math.nan
+        if math.isnan(mixed.rho) or not null.isfinite().any()
+        else float(mixed.rho > null.nan_to_num(-1.0).max())
+    )
     constant = torch.full((len(drawn),), explanation.bits, dtype=torch.float64)
     fixed = lambda v: (v, torch.full_like(constant, v))  # noqa: E731
     return {

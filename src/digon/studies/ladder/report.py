@@ -1,0 +1,316 @@
+"""The report of the ladder: what was found per size, per layer and per density, beside what was published."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...records import Claim, Figure, Frame, Measurement, Panel, Series
+from ..decoding_benchmark.report import table
+from ..jobs import Record, failed
+from .analysis import Ladder, Rung, Stat
+from .plan import DENSITIES, Tier
+
+MAIN, OTHER = "lookup", "ngrams"
+"""The explainer of the claims, and the other one."""
+NAMES = {"lookup": "look-up", "ngrams": "n-grams"}
+WORDS = {"holds": "same direction", "differs": "opposite direction", "not reached": "no clear direction"}
+COLUMNS = (
+    ("loss", "loss"), (f"{MAIN}_top_and_random", "look-up T&R"), (f"{OTHER}_top_and_random", "n-grams T&R"),
+    (f"{MAIN}_random_only", "look-up random"), (f"{OTHER}_random_only", "n-grams random"), ("eta2", "η²"),
+    ("density", "active"), ("dead", "dead"), ("senses", "several senses"),
+)  # fmt: skip
+SLOPES = ("loss", *(f"{e}_{s}" for e in (MAIN, OTHER) for s in ("top_and_random", "random_only", "population")), "eta2",
+          "senses", "dead")  # fmt: skip
+
+
+def markdown(found: Ladder, claims: Sequence[Claim], records: Sequence[Record], about: dict[str, str]) -> str:
+    """The whole report; `about` has its command, machine and seconds, and the tier in words."""
+    parts = [
+        "# Do larger, deeper or sparser networks have units that are easier to explain?",
+        f"Regenerate every number here with\n\n    {about['command']}",
+        f"{about['setting']} Machine: {about['machine']}. {about['seconds']} Failed: {len(failed(records))}.",
+        _reading(),
+        "## Beside the published directions",
+        _verdict(claims),
+        _claims(claims),
+        "## Sizes",
+        _rungs(found.sizes, lambda r: f"{r.parameters / 1e6:.2f} M", "parameters"),
+        _slopes(found, "per decade", found.per_decade),
+        "![scores and loss by size](ladder-sizes.svg)",
+        "## Depth",
+        _rungs(found.depths, lambda r: f"{r.layers_count}", "blocks"),
+        _by_layer(found),
+        _slopes(found, "per layer, inside a network", found.per_layer),
+        "![scores by layer](ladder-layers.svg)",
+        "## Activation and sparsity",
+        _rungs(found.grid, lambda r: f"{r.base} {r.trained:g}", "trained"),
+        _taxes(found),
+        "![scores by density](ladder-sparsity.svg)",
+        "## What sparsity does to scores by itself",
+        _controls(found),
+        "## Is it chance?",
+        _null(found),
+        "## Why polysemantic?",
+        _diagnoses([*found.sizes, *found.depths, *found.grid]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def setting(tier: Tier) -> str:
+    """What was trained on what, in words."""
+    r, s = tier.recipe, tier.shape
+    tokens = r.steps * r.batch * s.context
+    width, neurons, blocks = tier.sparse
+    kept = ", ".join(f"{max(1, round(d * neurons))} at {d:g}" for d in tier.densities if d < 1)
+    return (
+        f"All networks read the same {tokens:,} tokens in the same order ({r.steps} updates of {r.batch} windows of {s.context} "
+        f"tokens, vocabulary {s.vocabulary}); half of the documents are held out, and everything is measured on those. Sizes: "
+        f"{tier.layers} blocks of four times as many neurons as the width. Depths: width {tier.depth_width}. Activations: width "
+        f"{width}, {blocks} blocks of {neurons:,} neurons, of which a token keeps {kept}. {tier.look.units} units per layer are "
+        f"explained, drawn among the living ones; {tier.look.judged} are diagnosed. Parameters count the embedding."
+    )
+
+
+def _reading() -> str:
+    return (
+        "Entries are mean ± half of the 95 % interval over documents, units and seeds; one seed: over documents and units. "
+        "*T&R* is the correlation over 5 top and 5 random excerpts, *random* that over 40 random ones, of documents that the "
+        "explanation has not seen (`explain.scorers`). *active* is the share of tokens on which a unit is above 0, *dead* the "
+        "share of units that never is, *several senses* the share of units with more than one group of exemplars "
+        "(`measures.clusters`)."
+    )
+
+
+def number(stat: Stat, digits: int = 3) -> str:
+    """Mean ± half width of the interval."""
+    m = stat.measured("", 0)
+    if not np.isfinite(m.value):
+        return "–"
+    wide = f" ± {(m.high - m.low) / 2:.{digits}f}" if np.isfinite(m.low) and m.high > m.low else ""
+    return f"{m.value:.{digits}f}{wide}"
+
+
+def _between(stat: Stat, digits: int = 3) -> str:
+    low, high = stat.interval
+    return f"{stat.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(stat.value) else "–"
+
+
+def _verdict(claims: Sequence[Claim]) -> str:
+    counts = Counter(claim.verdict for claim in claims)
+    told = ", ".join(f"{counts[v]} {WORDS[v]}" for v in WORDS)
+    return (
+        f"**{told}**, of {len(claims)}. A direction is the same if our interval lies on the published side of zero. Published "
+        "numbers are of sentences by a language model on networks up to 400 times as large, ours of look-ups: compare signs."
+    )
+
+
+def _claims(claims: Sequence[Claim]) -> str:
+    rows = [[c.id, c.statement, f"{c.published:+.3f}", _interval(c), WORDS[c.verdict]] for c in claims]
+    return table(["", "statement", "published", "ours", ""], rows)
+
+
+def _interval(c: Claim) -> str:
+    return f"{c.measured:+.3f} [{c.low:+.3f}, {c.high:+.3f}]"
+
+
+def _rungs(rungs: Sequence[Rung], name: Any, head: str) -> str:
+    rows = [[name(r), str(len(r.nets)), *(number(r.stat(score)) for score, _ in COLUMNS)] for r in rungs]
+    return table([head, "seeds", *(title for _, title in COLUMNS)], rows)
+
+
+def _slopes(found: Ladder, title: str, slope: Any) -> str:
+    scores = [s for s in SLOPES if not (s == "loss" and slope == found.per_layer)]
+    rows = [[s.replace("_", " "), _between(slope(s), 4)] for s in scores]
+    return table([f"slope {title}", "ours"], rows)
+
+
+def _by_layer(found: Ladder) -> str:
+    most = max((r.layers_count for r in found.depths), default=0)
+    rows = []
+    for r in found.depths:
+        cells = [number(r.layer(i, f"{MAIN}_top_and_random")) if i < r.layers_count else "" for i in range(most)]
+        rows.append([f"{r.layers_count}", *cells])
+    return "Look-up, T&R, layer by layer:\n\n" + table(["blocks", *(f"layer {i}" for i in range(most))], rows)
+
+
+def _taxes(found: Ladder) -> str:
+    gain = found.per_doubling
+    rows = []
+    for density in DENSITIES[1:]:
+        taxes = [found.tax([base], density) for base in ("gelu", "relu")] + [found.tax(["gelu", "relu"], density)]
+        rows.append([f"{density:g}", *(_between(t, 2) for t in taxes)])
+    return (
+        f"A doubling of the parameters is worth {number(gain)} nats here (slope over our sizes; published: 0.17). Extra "
+        "parameters that would make up for the loss of sparsity, as a share (published: 0.085 at 0.1, 0.40 at 0.01):\n\n"
+        + table(["density", "gelu", "relu", "both"], rows)
+    )
+
+
+def _controls(found: Ladder) -> str:
+    rows = []
+    for base in ("gelu", "relu"):
+        for density in DENSITIES[1:]:
+            for score, title in (
+                (f"{MAIN}_top_and_random", "T&R"),
+                (f"{MAIN}_random_only", "random"),
+                ("loss", "loss"),
+            ):
+                gained = found.gained(base, density, score)
+                back = found.cell(base, density, 1.0)
+                dense = found.cell(base, 1.0)
+                if gained is None or back is None or dense is None:
+                    continue
+                undone = back.stat(score) - dense.stat(score)
+                rows.append([f"{base} {density:g}", title, *(_between(s) for s in (*gained, undone))])
+    text = (
+        "Each against the dense network as it is: trained sparse; the dense one made sparse while it is read; the sparse one "
+        "read without the cut. What rises in the second column rises because a variable became sparser, not because a "
+        "network was trained to be sparse."
+    )
+    return (
+        f"{text}\n\n{table(['', 'look-up', 'trained sparse', 'sparse when read', 'trained sparse, read dense'], rows)}"
+    )
+
+
+def _null(found: Ladder) -> str:
+    rows = [
+        [
+            f"{r.base} {r.trained:g}",
+            *(number(r.stat(f"{e}_{s}")) for e in (MAIN, OTHER) for s in ("null", "above_null")),
+        ]
+        for r in found.grid
+    ]
+    head = ["", *(f"{NAMES[e]}: {t}" for e in (MAIN, OTHER) for t in ("ρ by chance", "units above chance"))]
+    text = (
+        "Simulated values moved along the scored tokens, which keeps how sparse both sides are: mean T&R by chance, and the "
+        "share of units above all 19 moves (5 % would be chance)."
+    )
+    return f"{text}\n\n{table(head, rows)}"
+
+
+def _diagnoses(rungs: Sequence[Rung]) -> str:
+    rows = []
+    for r in dict.fromkeys(rungs):
+        first = r.nets[0]
+        for layer in first.record["layers"]:
+            if "causes" in layer:
+                verdicts = [f"{check} {verdict}" for check, verdict in layer["verdicts"].items()]
+                rows.append(
+                    [f"{first.record['name']} {layer['site']}", " \\| ".join(layer["causes"]), ", ".join(verdicts)]
+                )
+    if not rows:
+        return ""
+    text = "Quick checks (`digon diagnose` asks all of them), first seed, on equally many units of every layer:"
+    return f"{text}\n\n{table(['', 'causes left standing', 'checks'], rows)}"
+
+
+def layer_table(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """A row per network, reading and layer, for SQL over the run."""
+    rows: list[Record] = []
+    for r in records:
+        if "error" in r:
+            continue
+        head = {k: r[k] for k in ("name", "base", "trained", "read", "width", "mlp_width", "seed", "parameters")}
+        for i, layer in enumerate(r["layers"]):
+            numbers = {name: mean["value"] for name, mean in layer["means"].items()}
+            rest = {"dead": layer["dead"], "senses": layer.get("senses")}
+            rows.append(
+                head
+                | {"blocks": r["layers"] and len(r["layers"]), "layer": i, "loss": r["loss"]["value"]}
+                | numbers
+                | rest
+            )
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([_cell(row.get(name)) for row in rows]) for name in names}
+
+
+def _cell(value: Any) -> Any:
+    return float("nan") if value is None else value
+
+
+def measurements(found: Ladder) -> list[Measurement]:
+    """Slopes and taxes as records."""
+    nets = sum(len(r.nets) for r in found.sizes)
+    made = [found.per_decade(s).measured(f"{s}_per_decade", nets, "per decade of parameters") for s in SLOPES]
+    made += [found.per_layer(s).measured(f"{s}_per_layer", nets, "per layer") for s in SLOPES if s != "loss"]
+    made.append(found.per_doubling.measured("loss_per_doubling", nets, "nats per token"))
+    made += [found.tax(["gelu", "relu"], d).measured(f"tax_{d:g}", nets, "share of parameters") for d in DENSITIES[1:]]
+    return made
+
+
+def figures(found: Ladder) -> list[Figure]:
+    """Scores by size, by layer and by density."""
+    return [f for f in (_by_size(found), _by_depth(found), _by_density(found)) if f is not None]
+
+
+def _by_size(found: Ladder) -> Figure:
+    x = [r.parameters for r in found.sizes]
+    panels = [
+        Panel("top-and-random", "parameters", "ρ", tuple(_lines(x, found.sizes, "top_and_random")), x_log=True),
+        Panel("random-only", "parameters", "ρ", tuple(_lines(x, found.sizes, "random_only")), x_log=True),
+        Panel(
+            "loss",
+            "parameters",
+            "nats per token",
+            (_line("loss", x, [r.stat("loss") for r in found.sizes]),),
+            x_log=True,
+        ),
+    ]
+    return Figure(
+        "ladder-sizes", "Explanations by size", "after Bills et al. 2023, scores by the size of the network",
+        "Whether scores change while the loss falls.", "Sizes are a hundredth of the published ones.",
+        (Frame("", tuple(panels)),),
+    )  # fmt: skip
+
+
+def _by_depth(found: Ladder) -> Figure:
+    panels = []
+    for score, title in (("top_and_random", "top-and-random"), ("random_only", "random-only")):
+        lines = [
+            _line(
+                f"{r.layers_count} blocks",
+                list(range(r.layers_count)),
+                [r.layer(i, f"{MAIN}_{score}") for i in range(r.layers_count)],
+            )
+            for r in found.depths
+        ]
+        panels.append(Panel(title, "layer", "ρ of look-ups", tuple(lines)))
+    return Figure(
+        "ladder-layers", "Explanations by layer", "after Bills et al. 2023, scores by layer",
+        "Whether look-ups fail further up, where a unit sees more than its token.",
+        "Few layers: nothing is said about the upper half of a deep network.", (Frame("", tuple(panels)),),
+    )  # fmt: skip
+
+
+def _by_density(found: Ladder) -> Figure:
+    panels = []
+    for score, title, unit in (
+        (f"{MAIN}_top_and_random", "top-and-random", "ρ of look-ups"), (f"{MAIN}_random_only", "random-only", "ρ of look-ups"),
+        ("loss", "loss", "nats per token"),
+    ):  # fmt: skip
+        lines = []
+        for base in ("gelu", "relu"):
+            trained = [r for r in found.grid if r.base == base]
+            after = [r for r in found.controls if r.base == base and r.trained == 1]
+            lines.append(_line(base, [r.trained for r in trained], [r.stat(score) for r in trained]))
+            lines.append(_line(f"{base}, sparse when read", [r.read for r in after], [r.stat(score) for r in after]))
+        panels.append(Panel(title, "density", unit, tuple(lines), x_log=True))
+    return Figure(
+        "ladder-sparsity", "Explanations by sparsity", "after Bills et al. 2023, sparse activations",
+        "Scores rise to the left, and so does the loss; how much of the rise a cut after training brings about by itself.",
+        "A score of a sparser variable is not the same question.", (Frame("", tuple(panels)),),
+    )  # fmt: skip
+
+
+def _lines(x: Sequence[float], rungs: Sequence[Rung], score: str) -> Iterable[Series]:
+    for explainer, name in NAMES.items():
+        yield _line(name, x, [r.stat(f"{explainer}_{score}") for r in rungs])
+
+
+def _line(name: str, x: Sequence[float], stats: Sequence[Stat]) -> Series:
+    ends = [s.interval for s in stats]
+    known = all(np.isfinite(low) for low, _ in ends)
+    low, high = (tuple(e[i] for e in ends) if known else () for i in (0, 1))
+    return Series("line", name, tuple(float(v) for v in x), tuple(s.value for s in stats), low=low, high=high)
