@@ -103,7 +103,7 @@ def over_seeds(stats: Sequence[Stat]) -> Stat:
     return Stat(float(np.mean([s.value for s in stats])), table[picks, np.arange(DRAWS)[:, None]].mean(1))
 
 
-def slope(x: Sequence[float], y: Sequence[Stat]) -> Stat:
+def slope(x: Sequence[float] | Sequence[int], y: Sequence[Stat]) -> Stat:
     """Ordinary least squares, in every draw; points without the number are left out.
 
     >>> flat = np.zeros(DRAWS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ... import rng
 from ...diagnose import Evidence
@@ -20,10 +21,10 @@ from ...explain.exemplars import Contexts, Excerpts
 from ...hosts.corpus import Corpus, Document, python_corpus, read_corpus, split
 from ...hosts.harvest import HarvestConfig, harvest
 from ...hosts.load import Host, load_host
-from ...hosts.tinylm import TinyLM, TinyLMConfig, nonlinearity, read_record
+from ...hosts.tinylm import MLP, TinyLM, TinyLMConfig, nonlinearity, read_record
 from ...hosts.tinylm_eval import evaluate
 from ...hosts.tinylm_train import train
-from ...measures import selectivity
+from ...measures import selectivity, similarity
 from ...store.shards import ActivationStore
 from .. import diagnosis
 from ..jobs import Record
@@ -89,8 +90,9 @@ def _host(reading: Reading, folder: Path) -> Host:
     settings: TinyLMConfig = replace(
         reading.subject.shape, activation=activation(reading.subject.base, reading.density), density=reading.density
     )
-    for block in host.model.layers:
-        block.mlp.act = nonlinearity(settings)
+    for module in host.model.modules():
+        if isinstance(module, MLP):
+            module.act = nonlinearity(settings)
     return host
 
 
@@ -118,13 +120,25 @@ def _layer(store: ActivationStore, site: str, host: Host, look: Look) -> Record:
     drawn = weights(store.document_ids, SEED)
     means = layer_scores(some, contexts, excerpts, drawn, SEED) if len(chosen) else {}
     ceiling = selectivity.context_free_ceiling(some, store.tokens, store.documents, rng.stream(SEED, "ladder", site))
-    kept = {"eta2": ceiling.value, "density": selectivity.density(some)}
+    kept = {"eta2": ceiling.value, "density": selectivity.density(some), "ms_excess": _alike(values, order, some, look)}
     means |= {name: mean_of(column, column.expand(len(drawn), -1), SEED) for name, column in kept.items()}
     return {
         "site": site,
         "means": {name: _plain(mean) for name, mean in means.items()},
         "dead": 1 - float(alive.double().mean()),
     }
+
+
+def _alike(values: Tensor, order: Tensor, some: Tensor, look: Look) -> Tensor:
+    """How much more alike the contexts that fire a unit are than chance: MS less its null.
+
+    Contexts are told apart by the standardized activations of equally many units of every layer.
+    """
+    rows = torch.arange(0, len(values), max(1, -(-len(values) // look.rows)))
+    around = values[rows][:, order[: look.judged]].float()
+    around = (around - around.mean(0)) / around.std(0).clamp_min(1e-6)
+    found = similarity.monosemanticity(around, some[rows])
+    return found.score - found.null
 
 
 def _diagnosed(store: ActivationStore, site: str, reading: Reading) -> Record:

@@ -6,6 +6,7 @@ A reading with another activation than the network was trained with tells what s
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -174,23 +175,26 @@ def activation(base: Base, density: float) -> Activation:
     return "topk" if base == "gelu" else "topk_relu"
 
 
-def _wanted(tier: Tier, seeds: int) -> list[tuple[Part, Base, float, TinyLMConfig]]:
-    deep = lambda width, layers, seed: replace(  # noqa: E731
-        tier.shape, width=width, layers=layers, mlp_width=4 * width, seed=seed
-    )
-    found: list[tuple[Part, Base, float, TinyLMConfig]] = []
+Wanted = tuple[Part, Base, float, TinyLMConfig]
+
+
+def _wanted(tier: Tier, seeds: int) -> Iterator[Wanted]:
     for width, most in tier.widths:
-        found += [("sizes", "gelu", 1.0, deep(width, tier.layers, seed)) for seed in range(min(seeds, most))]
+        for seed in range(min(seeds, most)):
+            yield "sizes", "gelu", 1.0, _dense(tier, width, tier.layers, seed)
     for layers in tier.depths:
-        found += [("depths", "gelu", 1.0, deep(tier.depth_width, layers, seed)) for seed in range(seeds)]
+        for seed in range(seeds):
+            yield "depths", "gelu", 1.0, _dense(tier, tier.depth_width, layers, seed)
     width, neurons, layers = tier.sparse
-    cells = [(base, density) for base in ("gelu", "relu") for density in tier.densities] + [("solu", 1.0)]
+    bases: tuple[Base, ...] = ("gelu", "relu", "solu")
     for seed in range(seeds):
         shape = replace(tier.shape, width=width, layers=layers, mlp_width=neurons, seed=seed)
-        for base, density in cells:
-            # density of a dense network is not read: the default keeps its settings those of any other dense one
-            kept = density if density < 1 else shape.density
-            found.append(
-                ("sparsity", base, density, replace(shape, activation=activation(base, density), density=kept))
-            )
-    return found
+        for base in bases:
+            for density in tier.densities if base != "solu" else (1.0,):
+                # the density of a dense network is not read: its settings are then those of any other dense one
+                kept = density if density < 1 else shape.density
+                yield "sparsity", base, density, replace(shape, activation=activation(base, density), density=kept)
+
+
+def _dense(tier: Tier, width: int, layers: int, seed: int) -> TinyLMConfig:
+    return replace(tier.shape, width=width, layers=layers, mlp_width=4 * width, seed=seed)

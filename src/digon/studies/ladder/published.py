@@ -40,7 +40,7 @@ def per_decade(score: str, most: float = math.inf) -> float:
     (-0.018, 0.005)
     """
     kept = [(math.log10(p), s) for p, s in zip(PARAMETERS, BY_SIZE[score], strict=True) if p <= most]
-    return float(np.polyfit(*zip(*kept, strict=True), 1)[0])
+    return float(np.polyfit([x for x, _ in kept], [y for _, y in kept], 1)[0])
 
 
 def tax(density: float) -> float:

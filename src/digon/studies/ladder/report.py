@@ -20,9 +20,10 @@ COLUMNS = (
     ("loss", "loss"), (f"{MAIN}_top_and_random", "look-up T&R"), (f"{OTHER}_top_and_random", "n-grams T&R"),
     (f"{MAIN}_random_only", "look-up random"), (f"{OTHER}_random_only", "n-grams random"), ("eta2", "η²"),
     ("density", "active"), ("dead", "dead"), ("senses", "several senses"),
+    ("ms_excess", "MS − null"),
 )  # fmt: skip
-SLOPES = ("loss", *(f"{e}_{s}" for e in (MAIN, OTHER) for s in ("top_and_random", "random_only", "population")), "eta2",
-          "senses", "dead")  # fmt: skip
+SCORES = [f"{e}_{s}" for e in (MAIN, OTHER) for s in ("top_and_random", "random_only", "population")]
+SLOPES = ("loss", *SCORES, "eta2", "senses", "ms_excess", "dead")
 
 
 def markdown(found: Ladder, claims: Sequence[Claim], records: Sequence[Record], about: dict[str, str]) -> str:
@@ -79,7 +80,8 @@ def _reading() -> str:
         "*T&R* is the correlation over 5 top and 5 random excerpts, *random* that over 40 random ones, of documents that the "
         "explanation has not seen (`explain.scorers`). *active* is the share of tokens on which a unit is above 0, *dead* the "
         "share of units that never is, *several senses* the share of units with more than one group of exemplars "
-        "(`measures.clusters`)."
+        "(`measures.clusters`), *MS − null* how much more alike the contexts are that fire a unit than chance "
+        "(`measures.similarity`)."
     )
 
 
@@ -304,12 +306,12 @@ def _by_density(found: Ladder) -> Figure:
     )  # fmt: skip
 
 
-def _lines(x: Sequence[float], rungs: Sequence[Rung], score: str) -> Iterable[Series]:
+def _lines(x: Sequence[float] | Sequence[int], rungs: Sequence[Rung], score: str) -> Iterable[Series]:
     for explainer, name in NAMES.items():
         yield _line(name, x, [r.stat(f"{explainer}_{score}") for r in rungs])
 
 
-def _line(name: str, x: Sequence[float], stats: Sequence[Stat]) -> Series:
+def _line(name: str, x: Sequence[float] | Sequence[int], stats: Sequence[Stat]) -> Series:
     ends = [s.interval for s in stats]
     known = all(np.isfinite(low) for low, _ in ends)
     low, high = (tuple(e[i] for e in ends) if known else () for i in (0, 1))

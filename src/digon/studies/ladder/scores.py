@@ -125,8 +125,8 @@ class _Scored:
     """Moments of real and simulated values per document, stratum by stratum."""
 
     rho: float
-    sums: tuple[Float[Tensor, "docs 6 1"], ...]
-    owners: tuple[Int[Tensor, " docs"], ...]
+    sums: tuple[Float[Tensor, "_ 6 1"], ...]
+    owners: tuple[Int[Tensor, " _"], ...]
     rows: tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]
 
     @classmethod
@@ -147,7 +147,7 @@ class _Scored:
             start = part.stop
         if sum(len(documents) for documents in owners) < FEWEST:
             return cls(math.nan, tuple(sums), tuple(owners), (a, m))
-        return cls(float(correlation_of(sum(s.sum(0) for s in sums))), tuple(sums), tuple(owners), (a, m))
+        return cls(float(correlation_of(torch.cat(sums).sum(0))), tuple(sums), tuple(owners), (a, m))
 
     @staticmethod
     def whole(real: Tensor, simulated: Tensor) -> float:
