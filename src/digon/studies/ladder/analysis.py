@@ -59,19 +59,38 @@ class Stat:
 class Net:
     """One network, read one way."""
 
-    record: Record
+    name: str
+    parts: tuple[str, ...]
+    base: str
+    trained: float
+    read: float
+    """Densities."""
+    width: int
+    neurons: int
+    """Per block."""
+    seed: int
+    parameters: int
+    loss: Stat
+    """Held-out loss in nats per token."""
+    layers: tuple[Record, ...]
 
-    def __getattr__(self, name: str) -> Any:
-        return self.record[name]
+    @classmethod
+    def of(cls, record: Record) -> "Net":
+        """From the line of a reading."""
+        same = {k: record[k] for k in ("name", "base", "trained", "read", "width", "seed", "parameters")}
+        return cls(
+            parts=tuple(record["parts"]), neurons=record["mlp_width"], loss=_stat(record["loss"]),
+            layers=tuple(record["layers"]), **same,
+        )  # fmt: skip
 
     @property
-    def loss_stat(self) -> Stat:
-        """Held-out loss in nats per token."""
-        return _stat(self.record["loss"])
+    def kind(self) -> tuple[Any, ...]:
+        """All but the first weights."""
+        return self.width, len(self.layers), self.neurons, self.base, self.trained, self.read
 
     def layer(self, index: int, score: str) -> Stat:
         """One number of one layer, counted from 0; NaN where it was not read."""
-        layer = self.record["layers"][index]
+        layer = self.layers[index]
         if score in layer["means"]:
             return _stat(layer["means"][score])
         value = layer.get(score)
@@ -81,8 +100,8 @@ class Net:
     def stat(self, score: str) -> Stat:
         """The loss, or a number as its mean over the layers that have it."""
         if score == "loss":
-            return self.loss_stat
-        return mean(self.layer(i, score) for i in range(len(self.record["layers"])))
+            return self.loss
+        return mean(self.layer(i, score) for i in range(len(self.layers)))
 
 
 def mean(stats: Iterable[Stat]) -> Stat:
@@ -125,8 +144,15 @@ class Rung:
 
     nets: tuple[Net, ...]
 
-    def __getattr__(self, name: str) -> Any:
-        return self.nets[0].record[name]
+    @property
+    def first(self) -> Net:
+        """The one with the lowest seed; all but weights and numbers is the same in the others."""
+        return self.nets[0]
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.first.layers)
 
     def stat(self, score: str) -> Stat:
         """A number as its mean over layers, then seeds."""
@@ -138,7 +164,7 @@ class Rung:
 
     def along(self, score: str) -> Stat:
         """Its slope per layer."""
-        layers = range(len(self.nets[0].record["layers"]))
+        layers = range(self.blocks)
         return over_seeds([slope(list(layers), [net.layer(i, score) for i in layers]) for net in self.nets])
 
 
@@ -157,19 +183,19 @@ class Ladder:
         """The rung of an activation, trained with one density and read with another (None: the same one)."""
         read = trained if read is None else read
         among = self.grid if read == trained else self.controls
-        return next((r for r in among if (r.base, r.trained, r.read) == (base, trained, read)), None)
+        return next((r for r in among if (r.first.base, r.first.trained, r.first.read) == (base, trained, read)), None)
 
     def per_decade(self, score: str) -> Stat:
         """Slope over sizes, per decade of parameters."""
-        return slope([math.log10(r.parameters) for r in self.sizes], [r.stat(score) for r in self.sizes])
+        return slope([math.log10(r.first.parameters) for r in self.sizes], [r.stat(score) for r in self.sizes])
 
     def per_block(self, score: str) -> Stat:
         """Slope over depths, per block, of the mean over layers."""
-        return slope([r.layers_count for r in self.depths], [r.stat(score) for r in self.depths])
+        return slope([r.blocks for r in self.depths], [r.stat(score) for r in self.depths])
 
     def per_layer(self, score: str) -> Stat:
         """Slope from layer to layer inside networks, mean over those with more than one."""
-        deep = {id(r): r for r in (*self.sizes, *self.depths) if r.layers_count > 1}
+        deep = {id(r): r for r in (*self.sizes, *self.depths) if r.blocks > 1}
         return mean(r.along(score) for r in deep.values())
 
     @property
@@ -198,16 +224,16 @@ def ladder(records: Sequence[Record]) -> Ladder:
     groups: dict[tuple[Any, ...], list[Net]] = {}
     for record in records:
         if "error" not in record:
-            known = record | {"layers_count": len(record["layers"])}
-            key = tuple(known[k] for k in ("width", "layers_count", "mlp_width", "base", "trained", "read"))
-            groups.setdefault(key, []).append(Net(known))
+            net = Net.of(record)
+            groups.setdefault(net.kind, []).append(net)
     rungs = [Rung(tuple(sorted(nets, key=lambda net: net.seed))) for nets in groups.values()]
-    own = [r for r in rungs if r.trained == r.read]
+    own = [r for r in rungs if r.first.trained == r.first.read]
+    sparse = lambda r: (r.first.base, -r.first.trained, -r.first.read)  # noqa: E731
     return Ladder(
-        tuple(sorted((r for r in own if "sizes" in r.parts), key=lambda r: r.parameters)),
-        tuple(sorted((r for r in own if "depths" in r.parts), key=lambda r: r.layers_count)),
-        tuple(sorted((r for r in own if "sparsity" in r.parts), key=lambda r: (r.base, -r.trained))),
-        tuple(sorted((r for r in rungs if r.trained != r.read), key=lambda r: (r.base, -r.trained, -r.read))),
+        tuple(sorted((r for r in own if "sizes" in r.first.parts), key=lambda r: r.first.parameters)),
+        tuple(sorted((r for r in own if "depths" in r.first.parts), key=lambda r: r.blocks)),
+        tuple(sorted((r for r in own if "sparsity" in r.first.parts), key=sparse)),
+        tuple(sorted((r for r in rungs if r.first.trained != r.first.read), key=sparse)),
     )
 
 

@@ -37,16 +37,17 @@ def markdown(found: Ladder, claims: Sequence[Claim], records: Sequence[Record], 
         _verdict(claims),
         _claims(claims),
         "## Sizes",
-        _rungs(found.sizes, lambda r: f"{r.parameters / 1e6:.2f} M", "parameters"),
+        _rungs(found.sizes, lambda r: f"{r.first.parameters / 1e6:.2f} M", "parameters"),
         _slopes(found, "per decade", found.per_decade),
         "![scores and loss by size](ladder-sizes.svg)",
         "## Depth",
-        _rungs(found.depths, lambda r: f"{r.layers_count}", "blocks"),
+        _rungs(found.depths, lambda r: f"{r.blocks}", "blocks"),
         _by_layer(found),
         _slopes(found, "per layer, inside a network", found.per_layer),
+        _slopes(found, "per block, between networks", found.per_block),
         "![scores by layer](ladder-layers.svg)",
         "## Activation and sparsity",
-        _rungs(found.grid, lambda r: f"{r.base} {r.trained:g}", "trained"),
+        _rungs(found.grid, lambda r: f"{r.first.base} {r.first.trained:g}", "trained"),
         _taxes(found),
         "![scores by density](ladder-sparsity.svg)",
         "## What sparsity does to scores by itself",
@@ -129,11 +130,11 @@ def _slopes(found: Ladder, title: str, slope: Any) -> str:
 
 
 def _by_layer(found: Ladder) -> str:
-    most = max((r.layers_count for r in found.depths), default=0)
+    most = max((r.blocks for r in found.depths), default=0)
     rows = []
     for r in found.depths:
-        cells = [number(r.layer(i, f"{MAIN}_top_and_random")) if i < r.layers_count else "" for i in range(most)]
-        rows.append([f"{r.layers_count}", *cells])
+        cells = [number(r.layer(i, f"{MAIN}_top_and_random")) if i < r.blocks else "" for i in range(most)]
+        rows.append([f"{r.blocks}", *cells])
     return "Look-up, T&R, layer by layer:\n\n" + table(["blocks", *(f"layer {i}" for i in range(most))], rows)
 
 
@@ -179,7 +180,7 @@ def _controls(found: Ladder) -> str:
 def _null(found: Ladder) -> str:
     rows = [
         [
-            f"{r.base} {r.trained:g}",
+            f"{r.first.base} {r.first.trained:g}",
             *(number(r.stat(f"{e}_{s}")) for e in (MAIN, OTHER) for s in ("null", "above_null")),
         ]
         for r in found.grid
@@ -195,13 +196,10 @@ def _null(found: Ladder) -> str:
 def _diagnoses(rungs: Sequence[Rung]) -> str:
     rows = []
     for r in dict.fromkeys(rungs):
-        first = r.nets[0]
-        for layer in first.record["layers"]:
+        for layer in r.first.layers:
             if "causes" in layer:
                 verdicts = [f"{check} {verdict}" for check, verdict in layer["verdicts"].items()]
-                rows.append(
-                    [f"{first.record['name']} {layer['site']}", " \\| ".join(layer["causes"]), ", ".join(verdicts)]
-                )
+                rows.append([f"{r.first.name} {layer['site']}", " \\| ".join(layer["causes"]), ", ".join(verdicts)])
     if not rows:
         return ""
     text = "Quick checks (`digon diagnose` asks all of them), first seed, on equally many units of every layer:"
@@ -218,12 +216,7 @@ def layer_table(records: Sequence[Record]) -> dict[str, np.ndarray]:
         for i, layer in enumerate(r["layers"]):
             numbers = {name: mean["value"] for name, mean in layer["means"].items()}
             rest = {"dead": layer["dead"], "senses": layer.get("senses")}
-            rows.append(
-                head
-                | {"blocks": r["layers"] and len(r["layers"]), "layer": i, "loss": r["loss"]["value"]}
-                | numbers
-                | rest
-            )
+            rows.append(head | {"blocks": len(r["layers"]), "layer": i, "loss": r["loss"]["value"]} | numbers | rest)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([_cell(row.get(name)) for row in rows]) for name in names}
 
@@ -248,7 +241,7 @@ def figures(found: Ladder) -> list[Figure]:
 
 
 def _by_size(found: Ladder) -> Figure:
-    x = [r.parameters for r in found.sizes]
+    x = [r.first.parameters for r in found.sizes]
     panels = [
         Panel("top-and-random", "parameters", "ρ", tuple(_lines(x, found.sizes, "top_and_random")), x_log=True),
         Panel("random-only", "parameters", "ρ", tuple(_lines(x, found.sizes, "random_only")), x_log=True),
@@ -272,9 +265,9 @@ def _by_depth(found: Ladder) -> Figure:
     for score, title in (("top_and_random", "top-and-random"), ("random_only", "random-only")):
         lines = [
             _line(
-                f"{r.layers_count} blocks",
-                list(range(r.layers_count)),
-                [r.layer(i, f"{MAIN}_{score}") for i in range(r.layers_count)],
+                f"{r.blocks} blocks",
+                list(range(r.blocks)),
+                [r.layer(i, f"{MAIN}_{score}") for i in range(r.blocks)],
             )
             for r in found.depths
         ]
@@ -294,10 +287,12 @@ def _by_density(found: Ladder) -> Figure:
     ):  # fmt: skip
         lines = []
         for base in ("gelu", "relu"):
-            trained = [r for r in found.grid if r.base == base]
-            after = [r for r in found.controls if r.base == base and r.trained == 1]
-            lines.append(_line(base, [r.trained for r in trained], [r.stat(score) for r in trained]))
-            lines.append(_line(f"{base}, sparse when read", [r.read for r in after], [r.stat(score) for r in after]))
+            trained = [r for r in found.grid if r.first.base == base]
+            after = [r for r in found.controls if r.first.base == base and r.first.trained == 1]
+            lines.append(_line(base, [r.first.trained for r in trained], [r.stat(score) for r in trained]))
+            lines.append(
+                _line(f"{base}, sparse when read", [r.first.read for r in after], [r.stat(score) for r in after])
+            )
         panels.append(Panel(title, "density", unit, tuple(lines), x_log=True))
     return Figure(
         "ladder-sparsity", "Explanations by sparsity", "after Bills et al. 2023, sparse activations",
