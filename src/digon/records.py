@@ -248,6 +248,8 @@ class Coverage:
     high: tuple[Number, ...]
     effective: Measurement
     """Effective number of explanations: one over the sum of squared shares of the gain."""
+    entropy: Measurement | None = None
+    """The same by the exponential of the shares' entropy, which counts small shares more."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -256,7 +258,7 @@ class Sense:
 
     text: str
     share: Number
-    """Share of the unit's activation. Range: [0, 1]."""
+    """Share in what the unit's explanations explain together. Range: [0, 1]."""
     documents: tuple[str, ...] = ()
     """Documents of the exemplars that belong to it."""
 

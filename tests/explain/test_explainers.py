@@ -136,7 +136,7 @@ def test_n_grams_equal_a_dictionary_with_back_off(seed):
 @given(seed=st.integers(0, 1000))
 def test_size_of_the_look_up_is_the_best_of_all(seed):
     tokens, contexts, _, g = corpus(seed, 20, 64, 30)
-    values = torch.randn(30, generator=g)[tokens] * 0.3 + torch.randn(len(tokens), generator=g)
+    values = torch.randn(30, generator=g)[tokens] * 0.6 + torch.randn(len(tokens), generator=g)
     fitted = torch.arange(len(tokens)) < 640
     found = LookUp.fit(contexts, values, fitted, ~fitted)
     rest = values[fitted].mean()

@@ -114,11 +114,52 @@ class Excerpts:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """The whole text that rows are taken from, in order: what contexts beyond three tokens look back into."""
+
+    tokens: Int[Tensor, " n"]
+    starts: Int[Tensor, " n"]
+    """Row where the run of each row begins."""
+
+    @cached_property
+    def ends(self) -> Int[Tensor, " n"]:
+        """Row after the last one of the run."""
+        first = self.starts == torch.arange(len(self.starts), device=self.starts.device)
+        edges = first.nonzero().squeeze(1)
+        return torch.cat([edges[1:], edges.new_tensor([len(first)])])[first.cumsum(0) - 1]
+
+    @cached_property
+    def again(self) -> Int[Tensor, " n"]:
+        """Next row of the same run with the same token; where there is none, the end of the run."""
+        order = self.tokens.argsort(stable=True)
+        following = torch.cat([order[1:], order[:1]])
+        same = (self.tokens[following] == self.tokens[order]) & (self.starts[following] == self.starts[order])
+        same[-1:] = False
+        return self.ends.clone().index_put_((order[same],), following[same])
+
+    def until(self, window: int) -> Int[Tensor, " n"]:
+        """Row after the last of those that have this row's token among the `window` before them, and none nearer.
+
+        Rows i + 1 … until[i] − 1 are those; over all rows with one token they do not overlap. 0: no limit but the run.
+
+        >>> Stream(torch.tensor([7, 8, 7, 9]), torch.zeros(4).long()).until(2).tolist()
+        [3, 4, 4, 4]
+        """
+        row = torch.arange(len(self.tokens), device=self.tokens.device)
+        # a row that has the token itself still has the earlier one before it, so the next one's own row belongs here
+        stop = torch.minimum(self.again + 1, self.ends)
+        return torch.minimum(stop, row + window + 1) if window else stop
+
+
+@dataclass(frozen=True)
 class Contexts:
-    """What every row ends with: keys of its last one, two and three tokens within its run."""
+    """What every row ends with: keys of its last one, two and three tokens within its run, and all before them."""
 
     keys: tuple[Int[Tensor, " n"], ...]
     vocabulary: int
+    stream: Stream | None = None
+    rows: Int[Tensor, " n"] | None = None
+    """Where these rows are in the stream."""
 
     @classmethod
     def of(
@@ -131,7 +172,9 @@ class Contexts:
         """
         assert vocabulary**ORDERS < 2**62, f"{vocabulary} tokens are too many for 64-bit keys"
         keys = [tokens]
-        linked = ~begins(documents, positions)
+        new_run = begins(documents, positions)
+        row = torch.arange(len(tokens), device=tokens.device)
+        linked = ~new_run
         reach, scale = linked, vocabulary
         for lag in range(1, ORDERS):
             previous = torch.zeros_like(tokens)
@@ -141,11 +184,35 @@ class Contexts:
             shifted = torch.zeros_like(linked)
             shifted[lag:] = linked[:-lag]
             reach = reach & shifted
-        return cls(tuple(keys), vocabulary)
+        return cls(tuple(keys), vocabulary, Stream(tokens, row[new_run][new_run.cumsum(0) - 1]), row)
 
     def take(self, rows: Tensor) -> "Contexts":
-        """Keys of some rows."""
-        return Contexts(tuple(key[rows] for key in self.keys), self.vocabulary)
+        """Some rows, in any order; what came before each of them stays known."""
+        kept = None if self.rows is None else self.rows[rows]
+        return Contexts(tuple(key[rows] for key in self.keys), self.vocabulary, self.stream, kept)
+
+    @property
+    def text(self) -> tuple[Stream, Int[Tensor, " n"]]:
+        """The stream and the place of every row in it."""
+        assert self.stream is not None, "contexts made by Contexts.of know their stream"
+        assert self.rows is not None, "contexts made by Contexts.of know their rows"
+        return self.stream, self.rows
+
+    def back(self, lag: int) -> Int[Tensor, " n"]:
+        """Token so many rows before; −1 before the start of the run.
+
+        >>> Contexts.of(torch.tensor([3, 4, 5]), torch.zeros(3).long(), torch.arange(3), 10).back(2).tolist()
+        [-1, -1, 3]
+        """
+        stream, rows = self.text
+        there = rows - lag
+        return torch.where(there >= stream.starts[rows], stream.tokens[there.clamp_min(0)], -1)
+
+    @property
+    def depth(self) -> Int[Tensor, " n"]:
+        """Tokens before each row in its run."""
+        stream, rows = self.text
+        return rows - stream.starts[rows]
 
     def tokens_of(self, key: int, order: int) -> list[int]:
         """Tokens behind a key of `order` tokens, first to last; −1 is the start of a run."""

@@ -1,7 +1,9 @@
 """The look-up: the value of the token itself, whatever came before. Its ceiling is η².
 
-Tokens are ranked by n·(mean − rest)²; the first k are kept, k with the best correlation on the select split. Values are
-means over the rows, shrunk toward the resting value: (n·mean + κ·rest)/(n + κ).
+Tokens are ranked by n·(mean − rest)²; the first k are kept: k is given, or has the best correlation on the select split, of
+all numbers or of those whose description fits a budget. Values are means over the rows, shrunk toward the resting value:
+(n·mean + κ·rest)/(n + κ). No token at all is the constant.
+Bits: that of `base` for patterns of one token.
 
 Source: look-up and its ceiling after Bills et al. 2023; shrinkage after Jelinek & Mercer 1980.
 """
@@ -12,9 +14,34 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ...errors import ConfigError
 from ..exemplars import Contexts
-from .base import SHRINK, finite_mean
+from .base import SHRINK, VALUE_BITS, finite_mean, integer_bits, pattern_bits
 from .patterns import Level, Patterns
+
+CHANCE = 4.0
+"""Standard errors (Student's t) by which the best correlation on the select rows must differ from none."""
+
+
+class Constant:
+    """Fits the mean, whatever the token: what an explanation that says nothing costs and reaches."""
+
+    name = "constant"
+
+    @staticmethod
+    def fit(
+        contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
+    ) -> Patterns:
+        """Mean over the fit rows; `select` is not looked at."""
+        return Constant.fit_many(contexts, values[:, None], fit, select)[0]
+
+    @staticmethod
+    def fit_many(
+        contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
+    ) -> list[Patterns]:
+        """The same for many units at once."""
+        means = finite_mean(values[fit].double()).tolist()
+        return [Patterns(Constant.name, mean, (), contexts.vocabulary) for mean in means]
 
 
 class LookUp:
@@ -24,16 +51,29 @@ class LookUp:
 
     @staticmethod
     def fit(
-        contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
+        contexts: Contexts,
+        values: Float[Tensor, " n"],
+        fit: Bool[Tensor, " n"],
+        select: Bool[Tensor, " n"],
+        k: int | None = None,
+        bits: float | None = None,
     ) -> Patterns:
         """Shrunk mean of every token on the fit rows; as many tokens as predict the select rows best."""
-        return LookUp.fit_many(contexts, values[:, None], fit, select)[0]
+        return LookUp.fit_many(contexts, values[:, None], fit, select, k, bits)[0]
 
     @staticmethod
     def fit_many(
-        contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
+        contexts: Contexts,
+        values: Float[Tensor, "n units"],
+        fit: Bool[Tensor, " n"],
+        select: Bool[Tensor, " n"],
+        k: int | None = None,
+        bits: float | None = None,
     ) -> list[Patterns]:
-        """The same for many units at once."""
+        """The same for many units at once; of `k` tokens, or of at most `bits` bits, where one is given.
+
+        Raises: ConfigError if not even the resting value fits the budget.
+        """
         tokens = contexts.keys[0]
         known, truth = values[fit].double(), values[select].double()
         rest = finite_mean(known)
@@ -41,18 +81,41 @@ class LookUp:
         sums = known.new_zeros(len(seen), values.shape[1]).index_add_(0, index, known)
         means = (sums + SHRINK * rest) / (counts[:, None] + SHRINK)
         order = (counts[:, None] * (means - rest).square()).argsort(dim=0, descending=True, stable=True)
-        sizes = _best_sizes(means - rest, order, seen, tokens[select], truth)
-        found = []
+        most = len(seen) if bits is None else min(len(seen), affordable(bits, contexts.vocabulary))
+        if k is None:
+            sizes = _best_sizes(means - rest, order[:most], seen, tokens[select], truth)
+        else:
+            sizes = torch.full_like(order[0], min(k, most))
+        name = LookUp.name if k is None and bits is None else f"look-up of {f'{bits:g} bits' if k is None else k}"
+        found, order, means = [], order.T.contiguous(), means.T.contiguous()
         for unit, size in enumerate(sizes.tolist()):
-            kept = order[:size, unit].sort().values
-            level = Level(seen[kept], means[kept, unit].float())
-            found.append(Patterns(LookUp.name, float(rest[unit]), (level,), contexts.vocabulary))
+            kept = order[unit, :size].sort().values
+            level = Level(seen[kept], means[unit, kept].float())
+            found.append(Patterns(name, float(rest[unit]), (level,), contexts.vocabulary))
         return found
+
+
+def affordable(bits: float, vocabulary: int) -> int:
+    """Most tokens whose look-up costs at most so many bits.
+
+    >>> affordable(100.0, 256), affordable(30.0, 256)
+    (5, 1)
+
+    Raises: ConfigError if not even the resting value fits.
+    """
+    if bits < VALUE_BITS + integer_bits(1):
+        raise ConfigError(
+            f"{bits:g} bits do not hold a resting value", expected=f"at least {VALUE_BITS + integer_bits(1):.4g} bits"
+        )
+    size = 0
+    while VALUE_BITS + integer_bits(size + 2) + (size + 1) * pattern_bits(1, vocabulary) <= bits:
+        size += 1
+    return size
 
 
 def _best_sizes(
     rise: Float[Tensor, "seen units"],
-    order: Int[Tensor, "seen units"],
+    order: Int[Tensor, "ranked units"],
     seen: Int[Tensor, " seen"],
     tokens: Int[Tensor, " m"],
     truth: Float[Tensor, "m units"],
@@ -63,11 +126,21 @@ def _best_sizes(
     centered = (truth - truth.mean(0))[hit]
     n = torch.bincount(place[hit], minlength=len(seen)).double()
     s = torch.zeros_like(rise).index_add_(0, place[hit], centered)
+    if len(order) == 0:
+        return torch.zeros_like(order[:0].sum(0))
     rise, s, n = rise.gather(0, order), s.gather(0, order), n[order]
     covariance = (rise * s).cumsum(0)
     variance = (rise.square() * n).cumsum(0) - (rise * n).cumsum(0).square() / max(len(tokens), 1)
     # the variance of the truth is the same for every size and left out
     score = torch.where(variance > 1e-12 * variance.amax(0), covariance / variance.clamp_min(1e-300).sqrt(), -math.inf)
     score = torch.where(score.isfinite(), score, -math.inf)
-    first = (score >= score.amax(0)).to(torch.uint8).argmax(0) + 1
-    return torch.where(score.amax(0).isfinite(), first, len(seen))
+    best = score.amax(0)
+    first = (score >= best).to(torch.uint8).argmax(0) + 1
+    # t² = r²(m − 2)/(1 − r²), solved for r
+    chance = CHANCE * centered_norm(truth) / math.sqrt(max(len(tokens) - 2 + CHANCE**2, 1))
+    return torch.where(best.isfinite(), torch.where(best > chance, first, 0), len(order))
+
+
+def centered_norm(values: Float[Tensor, "m units"]) -> Float[Tensor, " units"]:
+    """Length of every column about its mean."""
+    return (values - values.mean(0)).square().sum(0).sqrt()

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..exemplars import Contexts
+from ..exemplars import ORDERS, Contexts
 from .base import SHRINK, VALUE_BITS, finite_mean, integer_bits, pattern_bits
 from .patterns import Level, Patterns
+from .shared import Shared
 from .trie import Trie
 
 ROUNDS = 8
@@ -35,12 +36,28 @@ class NGrams:
         contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
     ) -> Patterns:
         """Patterns on the rows of fit and select, each kept if it pays for its bits."""
-        seen = fit | select
-        return NGrams.prune(Trie.of(contexts.take(seen)), values[seen])
+        return NGrams.fit_many(contexts, values[:, None], fit, select)[0]
+
+    @staticmethod
+    def fit_many(
+        contexts: Contexts,
+        values: Float[Tensor, "n units"],
+        fit: Bool[Tensor, " n"],
+        select: Bool[Tensor, " n"],
+        order: int = ORDERS,
+    ) -> list[Patterns]:
+        """The same for many units at once; patterns of up to `order` tokens."""
+        return NGrams.fit_shared(Shared(contexts, fit, select), values, order)
+
+    @staticmethod
+    def fit_shared(shared: Shared, values: Float[Tensor, "n units"], order: int = ORDERS) -> list[Patterns]:
+        """The same with the tables at hand."""
+        trie, known = shared.trie.up_to(order), values[shared.fit | shared.select].T.contiguous()
+        return [NGrams.prune(trie, column) for column in known]
 
     @staticmethod
     def prune(trie: Trie, values: Float[Tensor, " n"]) -> Patterns:
-        """The same on the rows of a trie, which all units of a site may share."""
+        """The same for one unit on the rows of a trie."""
         truth = values.double()
         mean = float(finite_mean(truth[:, None]))
         shift = truth - mean
@@ -65,7 +82,8 @@ class NGrams:
         shrunk = trie.values(sums, best, SHRINK)
         tables = zip(trie.keys[1:], best[1:], shrunk[1:], strict=True)
         levels = tuple(Level(keys[b], (value[b] + mean).float()) for keys, b, value in tables)
-        return Patterns(NGrams.name, float(shrunk[0]) + mean, levels, trie.vocabulary)
+        name = NGrams.name if len(levels) == ORDERS else f"{len(levels)}-grams"
+        return Patterns(name, float(shrunk[0]) + mean, levels, trie.vocabulary)
 
 
 def _paying(

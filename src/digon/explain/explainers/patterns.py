@@ -51,7 +51,7 @@ class Patterns:
     def bits(self) -> float:
         """Description length under the code of the module."""
         levels = enumerate(self.levels, 1)
-        return VALUE_BITS + sum(
+        return float(VALUE_BITS) + sum(
             integer_bits(len(v.keys) + 1) + len(v.keys) * pattern_bits(order, self.vocabulary) for order, v in levels
         )
 

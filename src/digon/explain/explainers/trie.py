@@ -41,6 +41,19 @@ class Trie:
         counts = torch.bincount(found, minlength=start).double().split(sizes)
         return cls(tuple(keys), tuple(parents), found, tuple(counts), contexts.vocabulary)
 
+    def up_to(self, order: int) -> "Trie":
+        """The same rows with patterns of at most so many tokens."""
+        if order >= len(self.keys) - 1:
+            return self
+        counts, found = list(self.counts), self.found
+        for longer in range(len(self.keys) - 1, order, -1):
+            start = sum(len(k) for k in self.keys[:longer])
+            above = start - len(self.keys[longer - 1])
+            found = torch.where(found >= start, self.parents[longer][(found - start).clamp_min(0)] + above, found)
+            counts[longer - 1] = counts[longer - 1].index_add(0, self.parents[longer], counts[longer])
+        end = order + 1
+        return Trie(self.keys[:end], self.parents[:end], found, tuple(counts[:end]), self.vocabulary)
+
     def sums(self, values: Float[Tensor, " n"]) -> tuple[Float[Tensor, " _"], ...]:
         """Sum of the activations over the rows of which each pattern is the longest."""
         sizes = [len(k) for k in self.keys]

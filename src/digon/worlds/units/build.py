@@ -96,8 +96,8 @@ def build(tokens: Tokens, recipe: Recipe, seed: int) -> Unit:
     rule, used = _rule(tokens, recipe, able, density)
     size = max(len(c.here) for c in rule.clauses) or 1
     spare = [c[:size] for i, c in enumerate(able) if i not in used]
-    if len(spare) < 3:
-        raise ConfigError(f"{len(able)} concepts of usual density", expected=f"at least {len(used) + 3}")
+    if len(spare) < 2:
+        raise ConfigError(f"{len(able)} concepts of usual density", expected=f"at least {len(used) + 2}")
     return _noisy(tokens, recipe, rule, near_misses(rule, tokens, spare), g)
 
 

@@ -89,18 +89,20 @@ def near_misses(rule: Rule, tokens: Tokens, spare: Sequence[tuple[int, ...]]) ->
         last = rule.clauses[-1]
         found["a part is another"] = rule.with_clause(len(rule.clauses) - 1, replace(last, here=spare[0]))
     elif first.here:
-        found["other tokens"] = Rule((replace(first, here=spare[0]),))
+        found["other tokens"] = Rule((Clause(spare[0]),))
     if len(first.here) > 1:
         often = sorted(first.here, key=lambda t: -int((tokens.ids == t).sum()))
         found["half of the tokens"] = rule.with_clause(0, replace(first, here=tuple(often[1::2])))
     if first.gate:
         found["without the gate"] = rule.with_clause(0, replace(first, gate=()))
         found["the gate turned round"] = rule.with_clause(0, replace(first, negated=not first.negated))
-        found["another gate"] = rule.with_clause(0, replace(first, gate=spare[1]))
+        common = torch.bincount(tokens.ids).argsort(descending=True, stable=True).tolist()
+        other = tuple(t for t in common if t not in first.gate)[: len(first.gate)]
+        found["another gate"] = rule.with_clause(0, replace(first, gate=other))
     if first.below:
         found["twice as far"] = rule.with_clause(0, replace(first, below=2 * first.below))
         found["half as far"] = rule.with_clause(0, replace(first, below=max(1, first.below // 2)))
-    extra = Clause(spare[2], strength=first.strength)
+    extra = Clause(spare[1], strength=first.strength)
     found["a part too many"] = Rule((*rule.clauses, extra))
     return found
 

@@ -1,0 +1,196 @@
+"""A sum of concepts: the token here, tokens within the last w, how far into the text.
+
+    value = rest + Σ_j w_j · [concept j holds]
+
+1. Every concept's gain on the residual of the fit rows costs one pass for all of them (`concepts.Scene`).
+2. Those that save more bits than they cost enter, at most one per token and `BATCH` in a round; the weights of all are
+   fitted together by ridge regression; those that have ceased to pay leave.
+3. When no other one pays, those leave whose absence does not raise the error on the select rows.
+Bits: 8 for rest and for every weight, the price of every concept (`concepts`), log* of their number.
+
+Source: sparse linear probes over bags of context after Gurnee et al. 2023; two-part code after Rissanen 1978.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..exemplars import Contexts
+from .base import SHRINK, VALUE_BITS, integer_bits
+from .concepts import BEYOND, HERE, Concept, Scene, steps
+from .patterns import SHOWN
+from .shared import Shared
+
+BATCH = (4, 8, 16, 32, 64, 128)
+"""Concepts that may enter in each round."""
+SWEEPS = 12
+"""Rounds of coordinate descent; they end sooner where nothing moves."""
+
+
+@dataclass(frozen=True)
+class Additive:
+    """A weighted sum of concepts."""
+
+    name: str
+    rest: float
+    """Value where none holds."""
+    terms: tuple[tuple[Concept, float], ...]
+    vocabulary: int
+
+    def simulate(self, contexts: Contexts) -> Float[Tensor, " n"]:
+        """Predicted activation on every row."""
+        stream, rows = contexts.text
+        value = torch.full(rows.shape, self.rest, dtype=torch.float64, device=rows.device)
+        for window in {concept.window for concept, _ in self.terms}:
+            mine = [(concept.token, weight) for concept, weight in self.terms if concept.window == window]
+            if window == BEYOND:
+                value += sum(weight * (contexts.depth >= depth).double() for depth, weight in mine)
+                continue
+            table = torch.zeros(self.vocabulary, dtype=torch.float64, device=rows.device)
+            table[[token for token, _ in mine]] = table.new_tensor([weight for _, weight in mine])
+            if window == HERE:
+                value += table[contexts.keys[0]]
+                continue
+            at = (table[stream.tokens] != 0).nonzero().squeeze(1)
+            value += steps(len(stream.tokens), at + 1, stream.until(window)[at], table[stream.tokens[at]])[rows]
+        return value.float()
+
+    @property
+    def bits(self) -> float:
+        """Description length under the code of the module."""
+        price = sum(VALUE_BITS + concept.bits(self.vocabulary) for concept, _ in self.terms)
+        return VALUE_BITS + integer_bits(len(self.terms) + 1) + price
+
+    def render(self, token_text: Callable[[int], str]) -> str:
+        """The heaviest terms in words."""
+        if not self.terms:
+            return f"always {self.rest:.3g}"
+        terms = sorted(self.terms, key=lambda term: -abs(term[1]))
+        shown = "; ".join(f"{weight:+.3g} on {concept.render(token_text)}" for concept, weight in terms[:SHOWN])
+        more = f" and {len(terms) - SHOWN} more" if len(terms) > SHOWN else ""
+        return f"{self.rest:.3g}; {shown}{more}"
+
+
+class LinearProbe:
+    """Fits sparse sums of concepts."""
+
+    name = "linear probe"
+
+    @staticmethod
+    def fit(
+        contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
+    ) -> Additive:
+        """Concepts that pay on the fit rows and are not refuted by the select rows."""
+        return LinearProbe.fit_many(contexts, values[:, None], fit, select)[0]
+
+    @staticmethod
+    def fit_many(
+        contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
+    ) -> list[Additive]:
+        """The same for many units of a site, which share the concepts.
+
+        Raises: NonFiniteError if a unit is not finite.
+        """
+        return LinearProbe.fit_shared(Shared(contexts, fit, select), values)
+
+    @staticmethod
+    def fit_shared(shared: Shared, values: Float[Tensor, "n units"]) -> list[Additive]:
+        """The same with the tables at hand."""
+        scene, found = shared.scene, []
+        for a, b in zip(*shared.columns(values), strict=True):
+            rest, chosen, weights = _fitted(scene, shared.held, a, b)
+            terms = tuple((scene.concept(c), w) for c, w in zip(chosen.tolist(), weights.tolist(), strict=True))
+            found.append(Additive(LinearProbe.name, rest, terms, shared.contexts.vocabulary))
+        return found
+
+
+def _fitted(
+    scene: Scene, held: Scene, a: NDArray[np.float64], b: NDArray[np.float64]
+) -> tuple[float, NDArray[np.int64], NDArray[np.float64]]:
+    """Rest, chosen concepts, weights."""
+    mean = float(a.mean())
+    floor = len(a) * (float(a.max() - a.min()) / 2**VALUE_BITS) ** 2 / 12
+    residual, chosen, weights = a - mean, np.zeros(0, dtype=np.int64), np.zeros(0)
+    rest, price = mean, scene.bits + VALUE_BITS
+    if floor == 0:
+        return rest, chosen, weights
+    for batch in BATCH:
+        new = _entering(scene, residual, floor, chosen, price, batch)
+        if len(new) == 0:
+            break
+        chosen, weights = np.concatenate([chosen, new]), np.concatenate([weights, np.zeros(len(new))])
+        rest += _settle(scene, residual, chosen, weights)
+        share = weights**2 * scene.counts[chosen] * (1 - scene.counts[chosen] / len(a)) / (residual @ residual + floor)
+        kept = len(a) / 2 * np.log2(1 + share) > price[chosen]
+        chosen, weights, shift = _without(scene, residual, chosen, weights, kept)
+        rest += shift
+    kept = _upheld(held, b, rest, chosen, weights)
+    if not kept.all():
+        chosen, weights, shift = _without(scene, residual, chosen, weights, kept)
+        rest += shift
+    return rest, chosen, weights
+
+
+def _without(
+    scene: Scene,
+    residual: NDArray[np.float64],
+    chosen: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    kept: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
+    """The kept concepts with their new weights, and what is added to the resting value."""
+    for c, w in zip(chosen[~kept].tolist(), weights[~kept].tolist(), strict=True):
+        scene.add(residual, c, w)
+    chosen, weights = chosen[kept], weights[kept]
+    return chosen, weights, _settle(scene, residual, chosen, weights)
+
+
+def _settle(
+    scene: Scene, residual: NDArray[np.float64], chosen: NDArray[np.int64], weights: NDArray[np.float64]
+) -> float:
+    from .scene_kernel import settle
+
+    s = scene
+    return float(settle(residual, s.offsets, s.starts, s.stops, s.counts, chosen, weights, SHRINK, SWEEPS))
+
+
+def _entering(
+    scene: Scene,
+    residual: NDArray[np.float64],
+    floor: float,
+    chosen: NDArray[np.int64],
+    price: NDArray[np.float64],
+    batch: int,
+) -> NDArray[np.int64]:
+    """The concepts that save most beyond their price, one per token."""
+    share = scene.gains(residual) / (residual @ residual + floor)
+    profit = -len(residual) / 2 * np.log2(1 - np.minimum(share, 1 - 1e-12)) - price
+    profit[chosen] = -math.inf
+    paying = np.flatnonzero(profit > 0)
+    paying = paying[np.argsort(-profit[paying], kind="stable")]
+    owner = np.where(scene.windows[paying] == BEYOND, -1, scene.tokens[paying])
+    first = np.sort(np.unique(owner, return_index=True)[1])
+    return paying[first[:batch]]
+
+
+def _upheld(
+    held: Scene, values: NDArray[np.float64], rest: float, chosen: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Terms without which the error on other rows would be larger, the smallest tried first."""
+    residual = values - rest
+    for c, w in zip(chosen.tolist(), weights.tolist(), strict=True):
+        held.add(residual, c, -w)
+    kept = np.ones(len(chosen), dtype=bool)
+    for k in np.argsort(np.abs(weights) * np.sqrt(held.counts[chosen]), kind="stable"):
+        c, w = int(chosen[k]), float(weights[k])
+        total = held.add(residual, c, 0.0)
+        if 2 * w * total + w * w * held.counts[c] <= 0:
+            held.add(residual, c, w)
+            kept[k] = False
+    return kept

@@ -1,0 +1,132 @@
+"""All explanations without a language model of every unit, the best of them, and what precision costs.
+
+    constant → look-up of 1, 5, 20, … tokens → full look-up → 2- and 3-grams → linear probe → …
+
+Rungs are fitted on the fit rows; what they leave open (how many tokens, which concepts stay, which rung is best) is
+decided on the select rows. A rung fits all units of a site in one call, on what they share: tables of patterns, concepts.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..exemplars import Contexts
+from . import backoff
+from .backoff import BackOff
+from .base import Fitted
+from .lookup import Constant, LookUp
+from .ngrams import NGrams
+from .probe import LinearProbe
+from .shared import Shared
+
+Rung = Callable[[Shared, Tensor], Sequence[Fitted]]
+"""An explainer of all units of a site; it looks at the rows of two splits only."""
+
+
+def _by_rows(fit_many: Callable[..., Sequence[Fitted]], **options: int) -> Rung:
+    """A rung that shares no tables with others."""
+    return lambda shared, values: fit_many(shared.contexts, values, shared.fit, shared.select, **options)
+
+
+LADDER: dict[str, Rung] = {
+    "constant": _by_rows(Constant.fit_many),
+    **{f"look-up of {k}": _by_rows(LookUp.fit_many, k=k) for k in (1, 5, 20, 100)},
+    LookUp.name: _by_rows(LookUp.fit_many),
+    **{name: _by_rows(BackOff(order).fit_many) for order, name in enumerate(backoff.NAMES, 1)},
+    "2-grams": partial(NGrams.fit_shared, order=2),
+    NGrams.name: NGrams.fit_shared,
+    LinearProbe.name: LinearProbe.fit_shared,
+}
+"""Every rung by the name of what it makes."""
+
+
+def fit_all(
+    values: Float[Tensor, "n units"],
+    contexts: Contexts,
+    fit: Bool[Tensor, " n"],
+    select: Bool[Tensor, " n"],
+    ladder: Mapping[str, Rung] = LADDER,
+) -> list[tuple[Fitted, ...]]:
+    """Every rung's explanation of every unit, in the order of the ladder.
+
+    Raises: NonFiniteError if a unit is not finite on the fit rows.
+    """
+    shared = Shared(contexts, fit, select)
+    return list(zip(*[rung(shared, values) for rung in ladder.values()], strict=True))
+
+
+def squared_correlations(
+    values: Float[Tensor, " n"], fitted: Sequence[Fitted], contexts: Contexts, rows: Bool[Tensor, " n"]
+) -> list[float]:
+    """ρ² of every explanation on some rows; 0 where it predicts the same value everywhere.
+
+    Range: [0, 1]; NaN if the unit itself is constant there. A negative correlation counts as 0.
+    """
+    some, truth = contexts.take(rows), values[rows].double()
+    truth = truth - truth.mean()
+    power = float(truth @ truth)
+    if power == 0:
+        return [math.nan] * len(fitted)
+    found = []
+    for explanation in fitted:
+        guess = explanation.simulate(some).double()
+        guess = guess - guess.mean()
+        spread, shared = float(guess @ guess), float(guess @ truth)
+        found.append(shared**2 / (spread * power) if shared > 0 and spread > 1e-12 * power else 0.0)
+    return found
+
+
+def best(
+    values: Float[Tensor, " n"], fitted: Sequence[Fitted], contexts: Contexts, select: Bool[Tensor, " n"]
+) -> Fitted:
+    """The explanation with the largest ρ² on the select rows; the cheapest among equals."""
+    assert fitted, "at least one explanation to choose from"
+    scores = [0.0 if math.isnan(s) else s for s in squared_correlations(values, fitted, contexts, select)]
+    return min(zip(scores, fitted, strict=True), key=lambda pair: (-pair[0], pair[1].bits))[1]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One explanation that no other one beats at its price."""
+
+    name: str
+    bits: float
+    explained: float
+    """ρ² on rows that it has not seen. Range: [0, 1]."""
+
+
+def pareto(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Those that explain more than all cheaper ones, cheapest first.
+
+    >>> [p.name for p in pareto([Point("a", 9.0, 0.5), Point("b", 3.0, 0.2), Point("c", 12.0, 0.4)])]
+    ['b', 'a']
+    """
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.bits, -p.explained)):
+        if not kept or point.explained > kept[-1].explained:
+            kept.append(point)
+    return tuple(kept)
+
+
+def rate_distortion(
+    values: Float[Tensor, " n"], fitted: Sequence[Fitted], contexts: Contexts, rows: Bool[Tensor, " n"]
+) -> tuple[Point, ...]:
+    """What ρ² on held-out rows costs in bits for one unit; empty if the unit is constant there."""
+    scores = squared_correlations(values, fitted, contexts, rows)
+    known = [(f, s) for f, s in zip(fitted, scores, strict=True) if not math.isnan(s)]
+    return pareto([Point(f.name, float(f.bits), s) for f, s in known])
+
+
+def mean_curve(curves: Sequence[Sequence[Point]], budgets: Sequence[float | int]) -> Float[Tensor, " budgets"]:
+    """Mean over units of the best ρ² that each budget of bits buys; 0 where a unit has nothing so cheap."""
+    reached = [
+        [max((p.explained for p in curve if p.bits <= budget), default=0.0) for budget in budgets]
+        for curve in curves
+        if curve
+    ]
+    return torch.tensor(reached, dtype=torch.float64).reshape(-1, len(budgets)).mean(0)
