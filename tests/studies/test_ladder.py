@@ -14,6 +14,7 @@ from digon.cli import main
 from digon.errors import ConfigError
 from digon.explain import scorers
 from digon.explain.exemplars import Contexts, Excerpts
+from digon.explain.explainers import LookUp, Patterns
 from digon.hosts import taps
 from digon.hosts.load import load_host
 from digon.hosts.tinylm import TinyLMConfig
@@ -28,7 +29,7 @@ WORDS = [f"{a}{b}" for a in ("al", "be", "ga", "del") for b in ("pha", "ta", "mm
 SMALL = replace(
     plan.TIERS["smoke"], widths=((8, 1), (12, 1)), depths=(1, 2), depth_width=8, densities=(1.0, 0.1),
     recipe=replace(plan.TIERS["smoke"].recipe, tokenizer_bytes=5000, evaluation_bytes=3000),
-    look=replace(plan.TIERS["smoke"].look, tokens=2500, units=3, judged=6, rows=600),
+    look=replace(plan.TIERS["smoke"].look, tokens=2500, units=3, taken_apart=1, judged=6, rows=600),
 )  # fmt: skip
 TINY = replace(SMALL, widths=((8, 1),), depths=(1,), densities=(1.0,))
 
@@ -89,8 +90,10 @@ def world():
 def test_a_token_is_explained_and_noise_is_at_chance(world):
     values, contexts, excerpts, names = world
     drawn = scores.weights(names, 0)
-    token = scores.layer_scores(values[:, :1], contexts, excerpts, drawn, 0)
-    noise = scores.layer_scores(values[:, 1:], contexts, excerpts, drawn, 0)
+    token, noise = (
+        scores.layer_scores(some, scores.explanations(some, contexts, excerpts), contexts, excerpts, drawn, 0)
+        for some in (values[:, :1], values[:, 1:])
+    )
     for explainer in ("lookup", "ngrams"):
         for score in ("top_and_random", "random_only", "population"):
             assert token[f"{explainer}_{score}"].value == pytest.approx(1, abs=1e-6)
@@ -99,17 +102,33 @@ def test_a_token_is_explained_and_noise_is_at_chance(world):
     assert abs(noise["lookup_random_only"].value) < 0.05
     assert noise["lookup_above_null"].value <= 0.3
     low, high = np.nanquantile(noise["lookup_random_only"].draws, [0.025, 0.975])
-    assert low < 0 < high
+    assert low <= 0 <= high
+    silent = scores.layer_scores(
+        values[:, :1] * 0, {"lookup": [Patterns("x", 0.0, (), 12)]}, contexts, excerpts, drawn, 0
+    )
+    assert math.isnan(silent["lookup_top_and_random"].value)
+    mute = scores.layer_scores(values[:, :1], {"lookup": [Patterns("x", 0.5, (), 12)]}, contexts, excerpts, drawn, 0)
+    assert mute["lookup_top_and_random"].value == mute["lookup_above_null"].value == 0
+
+
+def test_a_token_is_one_kind_of_context_and_noise_is_none(world):
+    values, contexts, excerpts, _ = world
+    some = values[:, :4]
+    explained = scores.explanations(some, contexts, excerpts)["ngrams"]
+    token, *noise = scores.effective_numbers(some, explained, contexts, excerpts, 0).tolist()
+    assert token == pytest.approx(1, abs=0.05)
+    assert sum(math.isnan(n) for n in noise) >= 2
 
 
 def test_scores_are_those_of_the_scorers(world):
     values, contexts, excerpts, names = world
     mixed = values[:, 0] + 0.5 * values[:, 1]
-    ours = scores.layer_scores(mixed[:, None], contexts, excerpts, scores.weights(names, 0), 0)
+    explained = scores.explanations(mixed[:, None], contexts, excerpts)
+    ours = scores.layer_scores(mixed[:, None], explained, contexts, excerpts, scores.weights(names, 0), 0)
     draw = rng.stream(0, "ladder", 0)
     chosen = scorers.scoring_set(excerpts, excerpts.maxima(mixed[:, None])[:, 0], draw)
     fit, select = excerpts.row_split("fit"), excerpts.row_split("select")
-    simulated = scores.LookUp.fit(contexts, mixed, fit, select).simulate(contexts)
+    simulated = LookUp.fit(contexts, mixed, fit, select).simulate(contexts)
     theirs = scorers.score(mixed, simulated, excerpts, chosen, draw)
     assert ours["lookup_top_and_random"].value == pytest.approx(theirs.top_and_random.value, abs=1e-6)
     assert ours["lookup_random_only"].value == pytest.approx(theirs.random_only.value, abs=1e-6)

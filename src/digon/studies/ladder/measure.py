@@ -30,7 +30,7 @@ from .. import diagnosis
 from ..jobs import Record
 from ..toys.threads import one_thread
 from .plan import Look, Reading, Subject, activation
-from .scores import Mean, active, layer_scores, mean_of, weights
+from .scores import Mean, active, effective_numbers, explanations, layer_scores, mean_of, weights
 
 SEED = 0
 """Of everything but the weights of the networks."""
@@ -118,9 +118,16 @@ def _layer(store: ActivationStore, site: str, host: Host, look: Look) -> Record:
     assert tokenizer is not None, "a tinylm has a tokenizer"
     contexts = Contexts.of(store.tokens, store.documents, store.positions, len(tokenizer))
     drawn = weights(store.document_ids, SEED)
-    means = layer_scores(some, contexts, excerpts, drawn, SEED) if len(chosen) else {}
+    explained = explanations(some, contexts, excerpts)
+    means = layer_scores(some, explained, contexts, excerpts, drawn, SEED)
     ceiling = selectivity.context_free_ceiling(some, store.tokens, store.documents, rng.stream(SEED, "ladder", site))
-    kept = {"eta2": ceiling.value, "density": selectivity.density(some), "ms_excess": _alike(values, order, some, look)}
+    few = slice(0, look.taken_apart)
+    kept = {
+        "eta2": ceiling.value,
+        "density": selectivity.density(some),
+        "ms_excess": _alike(values, order, some, look),
+        "effective": effective_numbers(some[:, few], explained["ngrams"][few], contexts, excerpts, SEED),
+    }
     means |= {name: mean_of(column, column.expand(len(drawn), -1), SEED) for name, column in kept.items()}
     return {
         "site": site,

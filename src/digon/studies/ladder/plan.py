@@ -49,6 +49,8 @@ class Look:
     """Tokens of held-out documents on which activations are read."""
     units: int
     """Units per layer that are explained, drawn among those that are active at all."""
+    taken_apart: int
+    """The first of them, whose explanations are taken apart into kinds of context."""
     opening: int
     """Tokens from the start of every held-out document on which the loss is measured."""
     judged: int = 192
@@ -66,12 +68,12 @@ TIERS: dict[str, Tier] = {
     "default": Tier(
         ((48, 3), (96, 3), (192, 3), (384, 1)), 3, (1, 3, 6), 96, (64, 1024, 2), DENSITIES, SMALL_LM,
         LMTrainConfig(steps=400, batch=32, lr=RATE, warmup=40, checkpoint_every=100, evaluation_bytes=200_000),
-        Look(60_000, 64, 256),
+        Look(60_000, 64, 12, 256),
     ),
     "smoke": Tier(
         ((8, 3), (16, 2)), 2, (1, 2), 16, (8, 32, 1), (1.0, 0.1), TinyLMConfig(vocabulary=300, context=16, heads=2),
         LMTrainConfig(steps=8, batch=4, lr=RATE, warmup=2, checkpoint_every=3, tokenizer_bytes=50_000, evaluation_bytes=20_000),
-        Look(3000, 4, 32, 16, 2000, text_bytes=400_000),
+        Look(3000, 4, 2, 32, 16, 2000, text_bytes=400_000),
     ),
 }  # fmt: skip
 

@@ -20,10 +20,10 @@ COLUMNS = (
     ("loss", "loss"), (f"{MAIN}_top_and_random", "look-up T&R"), (f"{OTHER}_top_and_random", "n-grams T&R"),
     (f"{MAIN}_random_only", "look-up random"), (f"{OTHER}_random_only", "n-grams random"), ("eta2", "η²"),
     ("density", "active"), ("dead", "dead"), ("senses", "several senses"),
-    ("ms_excess", "MS − null"),
+    ("ms_excess", "MS − null"), ("effective", "N_eff"),
 )  # fmt: skip
 SCORES = [f"{e}_{s}" for e in (MAIN, OTHER) for s in ("top_and_random", "random_only", "population")]
-SLOPES = ("loss", *SCORES, "eta2", "senses", "ms_excess", "dead")
+SLOPES = ("loss", *SCORES, "eta2", "senses", "ms_excess", "effective", "dead")
 
 
 def markdown(found: Ladder, claims: Sequence[Claim], records: Sequence[Record], about: dict[str, str]) -> str:
@@ -71,7 +71,7 @@ def setting(tier: Tier) -> str:
         f"tokens, vocabulary {s.vocabulary}); half of the documents are held out, and everything is measured on those. Sizes: "
         f"{tier.layers} blocks of four times as many neurons as the width. Depths: width {tier.depth_width}. Activations: width "
         f"{width}, {blocks} blocks of {neurons:,} neurons, of which a token keeps {kept}. {tier.look.units} units per layer are "
-        f"explained, drawn among the living ones; {tier.look.judged} are diagnosed. Parameters count the embedding."
+        f"explained, drawn among the living ones, and {tier.look.taken_apart} of them taken apart; {tier.look.judged} are diagnosed. Parameters count the embedding."
     )
 
 
@@ -82,7 +82,7 @@ def _reading() -> str:
         "explanation has not seen (`explain.scorers`). *active* is the share of tokens on which a unit is above 0, *dead* the "
         "share of units that never is, *several senses* the share of units with more than one group of exemplars "
         "(`measures.clusters`), *MS − null* how much more alike the contexts are that fire a unit than chance "
-        "(`measures.similarity`)."
+        "(`measures.similarity`), *N_eff* how many kinds of context explain a unit, where any does (`explain.coverage`)."
     )
 
 

@@ -4,6 +4,8 @@ Every unit is scored as in `explain.scorers`: top-and-random over 5 + 5 excerpts
 the explanation has not seen. The mean over a layer is drawn again `DRAWS` times with the same weights of documents for all
 units, layers and networks, so that differences between networks are paired; units are resampled in the same draw.
 
+An explanation that says the same everywhere scores 0; a unit that is constant on the scored tokens has no score and is left out.
+
 The null moves simulated values along the scored tokens by a random number of them, which keeps how sparse both sides are and
 how they cluster: ρ of a sparse unit varies more by chance than that of a dense one.
 
@@ -20,8 +22,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ... import rng
+from ...explain.coverage import cover
 from ...explain.exemplars import Contexts, Excerpts
-from ...explain.explainers import LookUp, NGrams, Patterns, Trie
+from ...explain.explainers import LookUp, NGrams, Patterns, Shared
+from ...explain.kinds import Surroundings
+from ...explain.pieces import take_apart
 from ...explain.scorers import ScoringSet, correlation_of, scoring_set
 from ...measures import stats
 
@@ -62,30 +67,56 @@ def weights(document_ids: Sequence[str], seed: int) -> Float[Tensor, "draws docs
     return torch.from_numpy(np.stack(columns, 1)).double()
 
 
+def explanations(values: Float[Tensor, "n units"], contexts: Contexts, excerpts: Excerpts) -> dict[str, list[Patterns]]:
+    """Look-up and n-grams of every unit, from the documents that explanations may learn from."""
+    shared = Shared(contexts, excerpts.row_split("fit"), excerpts.row_split("select"))
+    return {
+        "lookup": LookUp.fit_many(contexts, values, shared.fit, shared.select),
+        "ngrams": list(NGrams.fit_shared(shared, values)),
+    }
+
+
 def layer_scores(
     values: Float[Tensor, "n units"],
+    explained: dict[str, list[Patterns]],
     contexts: Contexts,
     excerpts: Excerpts,
     drawn: Float[Tensor, "draws docs"],
     seed: int,
 ) -> dict[str, Mean]:
-    """Scores of look-up and n-grams, their null and their bits, as means over the units given."""
-    fit, select = excerpts.row_split("fit"), excerpts.row_split("select")
-    trie, known = Trie.of(contexts.take(fit | select)), values[fit | select]
+    """Scores of every explainer, their null and their bits, as means over the units given."""
     maxima = excerpts.maxima(values)
-    single = LookUp.fit_many(contexts, values, fit, select)
     found: dict[str, list[tuple[float, Tensor]]] = {}
-    for u, look in enumerate(single):
+    for u in range(values.shape[1]):
         draw = rng.stream(seed, "ladder", u)
         chosen = scoring_set(excerpts, maxima[:, u], draw)
-        for name, explanation in (("lookup", look), ("ngrams", NGrams.prune(trie, known[:, u]))):
-            scored = _unit(values[:, u], explanation, contexts, excerpts, (chosen, drawn, draw))
+        for name, of_units in explained.items():
+            scored = _unit(values[:, u], of_units[u], contexts, excerpts, (chosen, drawn, draw))
             for key, pair in scored.items():
                 found.setdefault(f"{name}_{key}", []).append(pair)
     return {
         key: mean_of(torch.tensor([value for value, _ in pairs]), torch.stack([draws for _, draws in pairs], 1), seed)
         for key, pairs in found.items()
     }
+
+
+def effective_numbers(
+    values: Float[Tensor, "n units"], explained: Sequence[Patterns], contexts: Contexts, excerpts: Excerpts, seed: int
+) -> Float[Tensor, " units"]:
+    """How many kinds of context explain every unit (`explain.coverage`); NaN where none explains anything."""
+    stream = contexts.stream
+    assert stream is not None, "contexts of a whole text"
+    seen = excerpts.row_split("fit") | excerpts.row_split("select")
+    documents = excerpts.documents.repeat_interleave(excerpts.lengths)
+    positions = torch.arange(len(stream.tokens)) - stream.starts
+    site = Surroundings.of(stream.tokens, documents, positions, contexts.vocabulary, seed)
+    found = []
+    for u, explanation in enumerate(explained):
+        real = values[:, u]
+        pieces = take_apart(real, explanation.simulate(contexts), site, seen)
+        covered = cover(real, pieces, excerpts, str, rng.stream(seed, "effective", u))
+        found.append(covered.record.effective.value)
+    return torch.tensor(found)
 
 
 def _unit(
@@ -101,7 +132,7 @@ def _unit(
     mixed = _Scored.of(real, simulated, excerpts, (chosen.top, chosen.beside))
     alone = _Scored.of(real, simulated, excerpts, (chosen.random,))
     test = excerpts.row_split("test")
-    population = _Scored.whole(real[test], simulated[test])
+    population = _correlation(_standard(real[test]), _standard(simulated[test]))
     null = mixed.shifted(generator)
     above = (
         math.nan
@@ -116,6 +147,7 @@ def _unit(
         "population": fixed(population),
         "null": fixed(float(null.nanmean())),
         "above_null": fixed(above),
+        "scored": fixed(float(math.isfinite(alone.rho))),
         "bits": (explanation.bits, constant),
     }
 
@@ -145,14 +177,8 @@ class _Scored:
             sums.append(stats.document_sums(moments, by_row, len(documents))[..., None])
             owners.append(documents)
             start = part.stop
-        if sum(len(documents) for documents in owners) < FEWEST:
-            return cls(math.nan, tuple(sums), tuple(owners), (a, m))
-        return cls(float(correlation_of(torch.cat(sums).sum(0))), tuple(sums), tuple(owners), (a, m))
-
-    @staticmethod
-    def whole(real: Tensor, simulated: Tensor) -> float:
-        """Correlation over all rows."""
-        return float(correlation_of(_moments(_standard(real), _standard(simulated)).sum(0)[:, None]))
+        enough = sum(len(documents) for documents in owners) >= FEWEST
+        return cls(_correlation(a, m) if enough else math.nan, tuple(sums), tuple(owners), (a, m))
 
     def resampled(self, drawn: Float[Tensor, "draws docs"]) -> Float[Tensor, " draws"]:
         """ρ in every draw; the weights of a stratum add up to its number of documents, as that number is fixed."""
@@ -162,7 +188,9 @@ class _Scored:
             share = weight * (len(owners) / weight.sum(1, keepdim=True).clamp_min(1e-9))
             total = total + torch.einsum("bd,dks->bks", share, sums)
         assert isinstance(total, Tensor), "no strata"
-        return correlation_of(total)[:, 0] if math.isfinite(self.rho) else torch.full((len(drawn),), math.nan)
+        if not math.isfinite(self.rho) or not bool(self.rows[1].any()):
+            return torch.full((len(drawn),), self.rho, dtype=torch.float64)
+        return correlation_of(total)[:, 0]
 
     def shifted(self, generator: torch.Generator) -> Float[Tensor, " shifts"]:
         """ρ with simulated values moved along the rows, end to start."""
@@ -171,6 +199,11 @@ class _Scored:
             return torch.full((SHIFTS,), math.nan)
         steps = torch.randint(1, max(2, len(real)), (SHIFTS,), generator=generator)
         return torch.stack([(real * simulated.roll(int(step))).mean() for step in steps])
+
+
+def _correlation(a: Float[Tensor, " n"], m: Float[Tensor, " n"]) -> float:
+    """Of standardized sides. An explanation that always says the same explains nothing: 0; NaN for a constant unit."""
+    return float((a * m).mean()) if bool(a.any()) else math.nan
 
 
 def _standard(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
