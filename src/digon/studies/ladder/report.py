@@ -178,19 +178,15 @@ def _controls(found: Ladder) -> str:
 
 
 def _null(found: Ladder) -> str:
-    rows = [
-        [
-            f"{r.first.base} {r.first.trained:g}",
-            *(number(r.stat(f"{e}_{s}")) for e in (MAIN, OTHER) for s in ("null", "above_null")),
-        ]
-        for r in found.grid
-    ]
-    head = ["", *(f"{NAMES[e]}: {t}" for e in (MAIN, OTHER) for t in ("ρ by chance", "units above chance"))]
+    columns = [f"{e}_{s}" for e in (MAIN, OTHER) for s in ("null", "above_null")] + [f"{MAIN}_scored"]
+    rows = [[f"{r.first.base} {r.first.trained:g}", *(number(r.stat(c)) for c in columns)] for r in found.grid]
+    titles = [f"{NAMES[e]}: {t}" for e in (MAIN, OTHER) for t in ("ρ by chance", "units above chance")]
     text = (
         "Simulated values moved along the scored tokens, which keeps how sparse both sides are: mean T&R by chance, and the "
-        "share of units above all 19 moves (5 % would be chance)."
+        "share of units above all 19 moves (5 % would be chance). A unit that is constant on its 40 random excerpts has no "
+        "random score and is left out of that mean; an explanation that says the same everywhere scores 0."
     )
-    return f"{text}\n\n{table(head, rows)}"
+    return f"{text}\n\n{table(['', *titles, 'units with a random score'], rows)}"
 
 
 def _diagnoses(rungs: Sequence[Rung]) -> str:
