@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ...records import Claim, Figure, Frame, Measurement, Panel, Series
+from ...records import CAUSES, Claim, Figure, Frame, Measurement, Panel, Series
 from ..decoding_benchmark.report import table
+from ..diagnosis import QUICK
 from ..jobs import Record, failed
 from .analysis import Ladder, Rung, Stat
 from .plan import DENSITIES, Tier
@@ -56,6 +57,8 @@ def markdown(found: Ladder, claims: Sequence[Claim], records: Sequence[Record], 
         _null(found),
         "## Why polysemantic?",
         _diagnoses([*found.sizes, *found.depths, *found.grid]),
+        "## What this does not show",
+        "\n".join(f"- {line}" for line in LIMITS),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -166,15 +169,21 @@ def _controls(found: Ladder) -> str:
                 if gained is None or back is None or dense is None:
                     continue
                 undone = back.stat(score) - dense.stat(score)
-                rows.append([f"{base} {density:g}", title, *(_between(s) for s in (*gained, undone))])
+                cells = [_between(s) for s in (*gained, undone)]
+                rows.append([f"{base} {density:g}", title, *cells, _part(gained[1], gained[0])])
     text = (
         "Each against the dense network as it is: trained sparse; the dense one made sparse while it is read; the sparse one "
         "read without the cut. What rises in the second column rises because a variable became sparser, not because a "
-        "network was trained to be sparse."
+        "network was trained to be sparse; the last column is that part, where the change itself is clear."
     )
-    return (
-        f"{text}\n\n{table(['', 'look-up', 'trained sparse', 'sparse when read', 'trained sparse, read dense'], rows)}"
-    )
+    head = ["", "look-up", "trained sparse", "sparse when read", "trained sparse, read dense", "part of the change"]
+    return f"{text}\n\n{table(head, rows)}"
+
+
+def _part(some: Stat, whole: Stat) -> str:
+    """Ratio of two changes; nothing where the interval of the whole holds zero, as a ratio then says nothing."""
+    low, high = whole.interval
+    return _between(Stat(some.value / whole.value, some.draws / whole.draws), 2) if low * high > 0 else "–"
 
 
 def _null(found: Ladder) -> str:
@@ -192,14 +201,35 @@ def _null(found: Ladder) -> str:
 def _diagnoses(rungs: Sequence[Rung]) -> str:
     rows = []
     for r in dict.fromkeys(rungs):
-        for layer in r.first.layers:
-            if "causes" in layer:
-                verdicts = [f"{check} {verdict}" for check, verdict in layer["verdicts"].items()]
-                rows.append([f"{r.first.name} {layer['site']}", " \\| ".join(layer["causes"]), ", ".join(verdicts)])
+        layers = [layer for layer in r.first.layers if "causes" in layer]
+        if layers:
+            checks = [Counter(layer["verdicts"][check] for layer in layers) for check in QUICK]
+            told = [", ".join(f"{n} {verdict}" for verdict, n in found.most_common()) for found in checks]
+            left = set[str]().union(*(layer["causes"] for layer in layers))
+            rows.append([r.first.name, *told, ", ".join(c for c in CAUSES if c not in left) or "–"])
     if not rows:
         return ""
-    text = "Quick checks (`digon diagnose` asks all of them), first seed, on equally many units of every layer:"
-    return f"{text}\n\n{table(['', 'causes left standing', 'checks'], rows)}"
+    text = (
+        "Quick checks, first seed, on equally many units of every layer: in how many layers each speaks for its claim. P01: some "
+        "units respond to several kinds of context; P02: the units' axes are special directions; P03: a linear map takes the "
+        "layer apart into independent parts; P16: its rows fill the dimensions that their variance spans. What these leave "
+        "standing, `digon diagnose` with all checks has to tell apart."
+    )
+    return f"{text}\n\n{table(['', *QUICK, 'excluded in every layer'], rows)}"
+
+
+LIMITS = (
+    "The networks are a hundredth of the published sizes and see under a million tokens: they are far from trained to the end, "
+    "and a doubling of the parameters is worth what it is worth at this point. Learning rates were chosen at widths 48 to 96 "
+    "with three values each, and fall with the root of the width above.",
+    "The text is one kind of text (Python and its documentation, where no other was given), a token about three bytes.",
+    "Explanations are look-ups and n-grams. Nothing here is about sentences by a language model; published look-ups behave "
+    "like them across layers, and nothing is published about look-ups across sizes and densities.",
+    "The grid has two blocks, and the sparsest networks keep one neuron per token. Most of their neurons are dead; scores are "
+    "means over living ones.",
+    "Intervals over three seeds are rough, and the largest network was trained once. Many comparisons are made, and none is "
+    "corrected for their number.",
+)
 
 
 def layer_table(records: Sequence[Record]) -> dict[str, np.ndarray]:
