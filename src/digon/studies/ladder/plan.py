@@ -5,7 +5,6 @@ the same tokens in the same order: `TinyLMConfig.seed` draws their weights, and 
 A reading with another activation than the network was trained with tells what sparsity does to scores by itself.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
@@ -19,7 +18,7 @@ Base = Literal["gelu", "relu", "solu"]
 Part = Literal["sizes", "depths", "sparsity"]
 DENSITIES = (1.0, 0.1, 0.01, 0.001)
 RATE, RATE_WIDTH = 8e-3, 96
-"""Largest learning rate, and the width above which it falls with the root of the width."""
+"""Largest learning rate, and the width above which it falls with the width."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def subjects(tier: Tier, seeds: int, data: str | None) -> list[Subject]:
     found: dict[TinyLMConfig, Subject] = {}
     for part, base, density, shape in _wanted(tier, seeds):
         before = found[shape].parts if shape in found else ()
-        rate = tier.recipe.lr * min(1.0, math.sqrt(RATE_WIDTH / shape.width))
+        rate = tier.recipe.lr * min(1.0, RATE_WIDTH / shape.width)
         recipe = replace(tier.recipe, lr=rate)
         found[shape] = Subject((*before, part), base, density, shape, recipe, tier.look, data)
     return list(found.values())
