@@ -206,7 +206,7 @@ class LadderStudy(Written):
     """Small transformers of several sizes, depths, activations and sparsities, trained on the same tokens."""
 
     size: Literal["smoke", "default"] = "default"
-    """smoke takes a minute and shows nothing; default is 43 networks, about 40 minutes on two cores."""
+    """smoke takes a minute and shows nothing; default is 43 networks, about half an hour on two cores."""
     seeds: int = 3
     """Networks of every kind, which differ in their first weights; the largest one is trained once."""
     data: str | None = None
