@@ -14,7 +14,7 @@ from digon.cli import main
 from digon.errors import ConfigError
 from digon.explain import scorers
 from digon.explain.exemplars import Contexts, Excerpts
-from digon.explain.explainers import LookUp, Patterns
+from digon.explain.explainers import LookUp, Patterns, base
 from digon.hosts import taps
 from digon.hosts.load import load_host
 from digon.hosts.tinylm import TinyLMConfig
@@ -99,6 +99,7 @@ def test_a_token_is_explained_and_noise_is_at_chance(world):
             assert token[f"{explainer}_{score}"].value == pytest.approx(1, abs=1e-6)
         assert token[f"{explainer}_above_null"].value == 1
         assert abs(token[f"{explainer}_null"].value) < 0.1
+    assert token["short_bits"].value == pytest.approx(8 + base.integer_bits(6) + 5 * base.pattern_bits(1, 12), rel=1e-6)
     assert abs(noise["lookup_random_only"].value) < 0.05
     assert noise["lookup_above_null"].value <= 0.3
     low, high = np.nanquantile(noise["lookup_random_only"].draws, [0.025, 0.975])
@@ -195,10 +196,10 @@ def test_tax_is_what_size_would_have_to_make_up_for():
 
 def test_a_direction_needs_an_interval_on_one_side():
     flat = analysis.ladder([net(2**k, 5.0) for k in (10, 11, 13)])
-    claim = next(c for c in published.claims(flat, "lookup") if c.id == "L5.1")
+    claim = next(c for c in published.claims(flat) if c.id == "C1")
     assert (claim.verdict, claim.measured) == ("not reached", pytest.approx(0))
     up = analysis.ladder([net(2**k, 5.0 + k) for k in (10, 11, 13)])
-    assert next(c for c in published.claims(up, "lookup") if c.id == "L5.1").verdict == "differs"
+    assert next(c for c in published.claims(up) if c.id == "C1").verdict == "differs"
 
 
 # ---- networks
@@ -299,7 +300,7 @@ def test_the_verb_writes_report_pictures_and_page(texts, tmp_path, monkeypatch, 
     assert main([*words, "--out", str(tmp_path / "run"), "--report", str(target), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     text = target.read_text()
-    assert "| L5.1 |" in text
+    assert "| C1 |" in text
     assert "digon study ladder --size smoke --seeds 1" in text
     for figure in Run.open(tmp_path / "run").read_json("studies/ladder.figures", list[Figure]):
         assert f"]({figure.id}.svg)" in text

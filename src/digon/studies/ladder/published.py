@@ -1,11 +1,12 @@
 """What was published, and whether ours goes the same way.
 
 Read off the figures of Bills et al. 2023 (their numbers are not public), so to about 0.005. Their explanations are sentences
-by a language model; ours are look-ups and n-grams. A claim here is about a direction: it holds if our interval lies on the
+by a language model, but where they are said to be look-ups; ours are look-ups, whole ones and short ones. A claim here is about a direction: it holds if our interval lies on the
 published side of zero, differs if it lies on the other side, and is not reached if it holds zero.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -53,9 +54,17 @@ def tax(density: float) -> float:
     return 2 ** (sum(worse) / len(worse) / PER_DOUBLING) - 1
 
 
-def claims(found: Ladder, explainer: str) -> list[Claim]:
-    """Published directions beside ours, with one explainer."""
-    return [*_sizes(found, explainer), *_layers(found, explainer), *_sparsity(found, explainer), *_losses(found)]
+EXPLAINERS = {"lookup": ("L", "look-ups"), "short": ("S", "look-ups of five tokens")}
+"""Letter of their claims, and what they are called."""
+
+
+def claims(found: Ladder) -> list[Claim]:
+    """Published directions beside ours, of both look-ups, and then of what sparsity costs."""
+    made: list[Claim] = []
+    for explainer, (letter, name) in EXPLAINERS.items():
+        for claim in (*_sizes(found, explainer), *_layers(found, explainer), *_sparsity(found, explainer)):
+            made.append(replace(claim, id=letter + claim.id, statement=f"{claim.statement[:-1]} ({name})."))
+    return made + _losses(found)
 
 
 def _sizes(found: Ladder, explainer: str) -> list[Claim]:
@@ -65,13 +74,13 @@ def _sizes(found: Ladder, explainer: str) -> list[Claim]:
         near = per_decade(score, SMALL)
         made += [
             _claim(
-                f"L1.{number}",
+                f"1.{number}",
                 f"Larger networks score lower, {title}, per decade of parameters.",
                 per_decade(score),
                 ours,
             ),
             _claim(
-                f"L1.{number + 2}",
+                f"1.{number + 2}",
                 f"The same over the published networks below 13 million parameters, {title}.",
                 near,
                 ours,
@@ -84,8 +93,8 @@ def _layers(found: Ladder, explainer: str) -> list[Claim]:
     ours = found.per_layer(f"{explainer}_top_and_random")
     return [
         _claim(
-            "L2.1",
-            "Later layers score lower, top-and-random, per layer (published: look-ups, GPT-2 XL).",
+            "2.1",
+            "Later layers score lower, top-and-random, per layer in GPT-2 XL.",
             PER_LAYER,
             ours,
         )
@@ -101,7 +110,7 @@ def _sparsity(found: Ladder, explainer: str) -> list[Claim]:
                 if gained is not None:
                     text = f"Density {density:g} scores higher than dense, {title}, {base}."
                     change = cells[density][place] - cells[1.0][place]
-                    made.append(_claim(f"L3.{len(made) + 1}", text, change, gained[0]))
+                    made.append(_claim(f"3.{len(made) + 1}", text, change, gained[0]))
     made += _activations(found, explainer)
     return made
 
@@ -114,21 +123,19 @@ def _activations(found: Ladder, explainer: str) -> list[Claim]:
             score = f"{explainer}_top_and_random"
             text = f"relu scores higher than gelu, top-and-random, at density {density:g}."
             change = BY_DENSITY["relu"][density][1] - BY_DENSITY["gelu"][density][1]
-            made.append(_claim(f"L4.{len(made) + 1}", text, change, relu.stat(score) - gelu.stat(score)))
+            made.append(_claim(f"4.{len(made) + 1}", text, change, relu.stat(score) - gelu.stat(score)))
     return made
 
 
 def _losses(found: Ladder) -> list[Claim]:
     made = [
-        _claim(
-            "L5.1", "A doubling of the parameters lowers the loss by so many nats.", PER_DOUBLING, found.per_doubling
-        )
+        _claim("C1", "A doubling of the parameters lowers the loss by so many nats.", PER_DOUBLING, found.per_doubling)
     ]
     for density in (0.1, 0.01, 0.001):
         ours = found.tax(list(BY_DENSITY), density)
         if math.isfinite(ours.value):
             text = f"Density {density:g} costs so many extra parameters, as a share, gelu and relu together."
-            made.append(_claim(f"L5.{len(made) + 1}", text, tax(density), ours))
+            made.append(_claim(f"C{len(made) + 1}", text, tax(density), ours))
     return made
 
 

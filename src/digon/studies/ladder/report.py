@@ -10,20 +10,19 @@ from ...records import CAUSES, Claim, Figure, Frame, Measurement, Panel, Series
 from ..decoding_benchmark.report import table
 from ..diagnosis import QUICK
 from ..jobs import Record, failed
-from .analysis import Ladder, Rung, Stat
+from .analysis import Ladder, Rung, Stat, mean
 from .plan import DENSITIES, Tier
 
-MAIN, OTHER = "lookup", "ngrams"
-"""The explainer of the claims, and the other one."""
-NAMES = {"lookup": "look-up", "ngrams": "n-grams"}
+EXPLAINERS = {"lookup": "look-up", "short": "short look-up", "ngrams": "n-grams"}
 WORDS = {"holds": "same direction", "differs": "opposite direction", "not reached": "no clear direction"}
 COLUMNS = (
-    ("loss", "loss"), (f"{MAIN}_top_and_random", "look-up T&R"), (f"{OTHER}_top_and_random", "n-grams T&R"),
-    (f"{MAIN}_random_only", "look-up random"), (f"{OTHER}_random_only", "n-grams random"), ("eta2", "η²"),
-    ("density", "active"), ("dead", "dead"), ("senses", "several senses"),
-    ("ms_excess", "MS − null"), ("effective", "N_eff"),
+    ("loss", "loss"),
+    *((f"{e}_top_and_random", f"{name} T&R") for e, name in EXPLAINERS.items()),
+    *((f"{e}_random_only", f"{name} random") for e, name in EXPLAINERS.items()),
+    ("eta2", "η²"), ("density", "active"), ("dead", "dead"), ("senses", "several senses"), ("ms_excess", "MS − null"),
+    ("effective", "N_eff"),
 )  # fmt: skip
-SCORES = [f"{e}_{s}" for e in (MAIN, OTHER) for s in ("top_and_random", "random_only", "population")]
+SCORES = [f"{e}_{s}" for e in EXPLAINERS for s in ("top_and_random", "random_only", "population")]
 SLOPES = ("loss", *SCORES, "eta2", "senses", "ms_excess", "effective", "dead")
 
 
@@ -37,6 +36,7 @@ def markdown(found: Ladder, claims: Sequence[Claim], records: Sequence[Record], 
         "## Beside the published directions",
         _verdict(claims),
         _claims(claims),
+        _lengths(found),
         "## Sizes",
         _rungs(found.sizes, lambda r: f"{r.first.parameters / 1e6:.2f} M", "parameters"),
         _slopes(found, "per decade", found.per_decade),
@@ -108,13 +108,27 @@ def _verdict(claims: Sequence[Claim]) -> str:
     told = ", ".join(f"{counts[v]} {WORDS[v]}" for v in WORDS)
     return (
         f"**{told}**, of {len(claims)}. A direction is the same if our interval lies on the published side of zero. Published "
-        "numbers are of sentences by a language model on networks up to 400 times as large, ours of look-ups: compare signs."
+        "numbers are of sentences by a language model on networks up to 400 times as large, or of look-ups where that is said: "
+        "compare signs. A look-up may hold hundreds of tokens, which no sentence does; that of five tokens is as short as a "
+        "sentence (about a hundred bits). It was added after the whole look-ups had been read."
     )
 
 
 def _claims(claims: Sequence[Claim]) -> str:
-    rows = [[c.id, c.statement, f"{c.published:+.3f}", _interval(c), WORDS[c.verdict]] for c in claims]
-    return table(["", "statement", "published", "ours", ""], rows)
+    short = {c.id[1:]: c for c in claims if c.id.startswith("S")}
+    rows = []
+    for c in claims:
+        if not c.id.startswith("S"):
+            other = short.get(c.id[1:]) if c.id.startswith("L") else None
+            cells = [_interval(other), WORDS[other.verdict]] if other is not None else ["", ""]
+            statement = c.statement.replace(" (look-ups)", "")
+            rows.append([c.id, statement, f"{c.published:+.3f}", _interval(c), WORDS[c.verdict], *cells])
+    return table(["", "statement", "published", "ours", "", "with five tokens", ""], rows)
+
+
+def _lengths(found: Ladder) -> str:
+    told = [f"{name} {mean(r.stat(f'{e}_bits') for r in found.sizes).value:,.0f}" for e, name in EXPLAINERS.items()]
+    return f"Mean length of an explanation over the sizes, in bits: {', '.join(told)}."
 
 
 def _interval(c: Claim) -> str:
@@ -136,9 +150,10 @@ def _by_layer(found: Ladder) -> str:
     most = max((r.blocks for r in found.depths), default=0)
     rows = []
     for r in found.depths:
-        cells = [number(r.layer(i, f"{MAIN}_top_and_random")) if i < r.blocks else "" for i in range(most)]
-        rows.append([f"{r.blocks}", *cells])
-    return "Look-up, T&R, layer by layer:\n\n" + table(["blocks", *(f"layer {i}" for i in range(most))], rows)
+        for explainer, name in EXPLAINERS.items():
+            cells = [number(r.layer(i, f"{explainer}_top_and_random")) if i < r.blocks else "" for i in range(most)]
+            rows.append([f"{r.blocks}", name, *cells])
+    return "T&R, layer by layer:\n\n" + table(["blocks", "", *(f"layer {i}" for i in range(most))], rows)
 
 
 def _taxes(found: Ladder) -> str:
@@ -154,15 +169,18 @@ def _taxes(found: Ladder) -> str:
     )
 
 
+CONTROLLED = (
+    ("lookup_top_and_random", "look-up T&R"), ("lookup_random_only", "look-up random"),
+    ("short_top_and_random", "short look-up T&R"), ("short_random_only", "short look-up random"), ("eta2", "η²"),
+    ("ms_excess", "MS − null"), ("effective", "N_eff"), ("loss", "loss"),
+)  # fmt: skip
+
+
 def _controls(found: Ladder) -> str:
     rows = []
     for base in ("gelu", "relu"):
         for density in DENSITIES[1:]:
-            for score, title in (
-                (f"{MAIN}_top_and_random", "T&R"),
-                (f"{MAIN}_random_only", "random"),
-                ("loss", "loss"),
-            ):
+            for score, title in CONTROLLED:
                 gained = found.gained(base, density, score)
                 back = found.cell(base, density, 1.0)
                 dense = found.cell(base, 1.0)
@@ -176,7 +194,7 @@ def _controls(found: Ladder) -> str:
         "read without the cut. What rises in the second column rises because a variable became sparser, not because a "
         "network was trained to be sparse; the last column is that part, where the change itself is clear."
     )
-    head = ["", "look-up", "trained sparse", "sparse when read", "trained sparse, read dense", "part of the change"]
+    head = ["", "", "trained sparse", "sparse when read", "trained sparse, read dense", "part of the change"]
     return f"{text}\n\n{table(head, rows)}"
 
 
@@ -187,9 +205,9 @@ def _part(some: Stat, whole: Stat) -> str:
 
 
 def _null(found: Ladder) -> str:
-    columns = [f"{e}_{s}" for e in (MAIN, OTHER) for s in ("null", "above_null")] + [f"{MAIN}_scored"]
+    columns = [f"{e}_{s}" for e in EXPLAINERS for s in ("null", "above_null")] + ["lookup_scored"]
     rows = [[f"{r.first.base} {r.first.trained:g}", *(number(r.stat(c)) for c in columns)] for r in found.grid]
-    titles = [f"{NAMES[e]}: {t}" for e in (MAIN, OTHER) for t in ("ρ by chance", "units above chance")]
+    titles = [f"{name}: {t}" for name in EXPLAINERS.values() for t in ("ρ by chance", "units above chance")]
     text = (
         "Simulated values moved along the scored tokens, which keeps how sparse both sides are: mean T&R by chance, and the "
         "share of units above all 19 moves (5 % would be chance). A unit that is constant on its 40 random excerpts has no "
@@ -295,7 +313,7 @@ def _by_depth(found: Ladder) -> Figure:
             _line(
                 f"{r.blocks} blocks",
                 list(range(r.blocks)),
-                [r.layer(i, f"{MAIN}_{score}") for i in range(r.blocks)],
+                [r.layer(i, f"lookup_{score}") for i in range(r.blocks)],
             )
             for r in found.depths
         ]
@@ -310,8 +328,9 @@ def _by_depth(found: Ladder) -> Figure:
 def _by_density(found: Ladder) -> Figure:
     panels = []
     for score, title, unit in (
-        (f"{MAIN}_top_and_random", "top-and-random", "ρ of look-ups"), (f"{MAIN}_random_only", "random-only", "ρ of look-ups"),
-        ("loss", "loss", "nats per token"),
+        ("lookup_top_and_random", "top-and-random", "ρ of look-ups"),
+        ("short_top_and_random", "top-and-random", "ρ of look-ups of five tokens"), ("loss", "loss", "nats per token"),
+        ("ms_excess", "likeness of contexts", "MS − null"),
     ):  # fmt: skip
         lines = []
         for base in ("gelu", "relu"):
@@ -324,13 +343,13 @@ def _by_density(found: Ladder) -> Figure:
         panels.append(Panel(title, "density", unit, tuple(lines), x_log=True))
     return Figure(
         "ladder-sparsity", "Explanations by sparsity", "after Bills et al. 2023, sparse activations",
-        "Scores rise to the left, and so does the loss; how much of the rise a cut after training brings about by itself.",
-        "A score of a sparser variable is not the same question.", (Frame("", tuple(panels)),),
+        "What training with few neurons per token does to scores and loss, beside a cut of the dense network afterwards.",
+        "A score of a sparser variable is not the same question.", (Frame("", tuple(panels)),), columns=2,
     )  # fmt: skip
 
 
 def _lines(x: Sequence[float] | Sequence[int], rungs: Sequence[Rung], score: str) -> Iterable[Series]:
-    for explainer, name in NAMES.items():
+    for explainer, name in EXPLAINERS.items():
         yield _line(name, x, [r.stat(f"{explainer}_{score}") for r in rungs])
 
 

@@ -33,6 +33,8 @@ from ...measures import stats
 DRAWS = 200
 SHIFTS = 19
 """Null draws per unit: a unit above all of them is above chance at 5 %."""
+FEW = 5
+"""Tokens of the short look-up, which is about as long as a sentence: some hundred bits."""
 FEWEST = 2
 """Documents of the test split without which there is no score."""
 
@@ -68,11 +70,12 @@ def weights(document_ids: Sequence[str], seed: int) -> Float[Tensor, "draws docs
 
 
 def explanations(values: Float[Tensor, "n units"], contexts: Contexts, excerpts: Excerpts) -> dict[str, list[Patterns]]:
-    """Look-up and n-grams of every unit, from the documents that explanations may learn from."""
+    """Look-up, n-grams and a short look-up of every unit, from the documents that explanations may learn from."""
     shared = Shared(contexts, excerpts.row_split("fit"), excerpts.row_split("select"))
     return {
         "lookup": LookUp.fit_many(contexts, values, shared.fit, shared.select),
         "ngrams": list(NGrams.fit_shared(shared, values)),
+        "short": LookUp.fit_many(contexts, values, shared.fit, shared.select, k=FEW),
     }
 
 

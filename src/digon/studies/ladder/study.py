@@ -20,7 +20,7 @@ from .analysis import Ladder, ladder
 from .measure import read, train_subject
 from .plan import TIERS, readings, subjects
 from .published import claims
-from .report import MAIN, WORDS, figures, layer_table, markdown, measurements, setting
+from .report import WORDS, figures, layer_table, markdown, measurements, setting
 
 
 def run_ladder(config: LadderStudy, out: Path, report: Path | None = None) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def run_ladder(config: LadderStudy, out: Path, report: Path | None = None) -> di
     wanted = readings([network for network in networks if network.name in whole])
     records = jobs.run(wanted, functools.partial(read, folder=models), out / "readings.jsonl", config.workers)
     found = ladder(records)
-    judged = claims(found, MAIN)
+    judged = claims(found)
     about = {
         "command": _command(config, report),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
