@@ -28,6 +28,7 @@ from .studies.settings import (
     DirectionsBenchmark,
     DirectionsConfig,
     ExplanationBenchmark,
+    LadderStudy,
 )
 from .studies.toys.settings import ToyConfig
 
@@ -264,6 +265,24 @@ def benchmark(
     return run_benchmark(of, folder("diagnosis" + "-smoke" * (of.size == "smoke")), of.report)
 
 
+def study(
+    name: Positional[Literal["ladder"]], settings: Annotated[LadderStudy, tyro.conf.arg(name="")]
+) -> dict[str, Any]:
+    """Ask a question of many networks at once: ladder trains small transformers and compares what their units mean.
+
+    Sizes, depths, activations and sparsities, all on the same tokens; what explanations score, per layer, and slopes
+    beside the published ones. Killed at any moment, the same command goes on where it was; what failed is tried again.
+
+    Args:
+        name: which study.
+        settings: how much of it, and where results go.
+    """
+    from .studies.ladder.study import run_ladder
+
+    folder = settings.out or Path("runs") / (f"study-{name}" + "-smoke" * (settings.size == "smoke"))
+    return _with_page(_draw(run_ladder(settings, folder, settings.report), settings.report))
+
+
 def runs(folder: Positional[Path] = Path("runs")) -> dict[str, Any]:
     """List the runs in a folder: what they looked at, how far they got.
 
@@ -330,6 +349,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "toy": toy,
     "diagnose": diagnose,
     "benchmark": benchmark,
+    "study": study,
     "runs": runs,
     "page": page,
 }

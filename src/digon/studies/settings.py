@@ -1,6 +1,6 @@
 """The settings of verbs, which are their flags. Free of torch, so that the command line can show them at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -193,7 +193,7 @@ class Written:
     """Where results go."""
 
     out: Path | None = None
-    """Folder of the run; none: runs/benchmark-NAME, with -smoke for a smoke run."""
+    """Folder of the run; none: runs/benchmark-NAME or runs/study-NAME, with -smoke for a smoke run."""
     report: Path | None = None
     """Also write the report as Markdown here, such as docs/results/diagnosis.md."""
 
@@ -316,3 +316,29 @@ class DirectionsBenchmark(Written):
 @dataclass(frozen=True)
 class AnchorsBenchmark(Written):
     """Nine published numbers, read again."""
+
+
+@dataclass(frozen=True)
+class LadderStudy(Written):
+    """Small transformers of several sizes, depths, activations and sparsities, trained on the same tokens."""
+
+    size: Literal["smoke", "default"] = "default"
+    """smoke takes a minute and shows nothing; default is 43 networks, about half an hour on two cores."""
+    seeds: int = 3
+    """Networks of every kind, which differ in their first weights; the largest one is trained once."""
+    data: str | None = None
+    """Text: a file, a folder, .jsonl or .parquet; none: Python's own source and documentation."""
+    workers: int = 2
+    """Processes, one thread each; 0: this process."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError if the numbers make no sense."""
+        if self.workers < 0 or self.seeds < 1:
+            raise ConfigError(
+                f"{self.workers} workers, {self.seeds} seeds", expected="0 workers or more, 1 seed or more"
+            )
+
+    @property
+    def settled(self) -> "LadderStudy":
+        """What results depend on: neither where they go nor how many processes make them."""
+        return replace(self, out=None, report=None, workers=LadderStudy.workers)
