@@ -4,7 +4,7 @@
    token do for the last concept. What each would do to the sum of squares follows from the sums of all concepts over the
    rows of the last clause: one pass over them for every formula that is followed (`concepts.Scene.masked`).
 2. Description length: the price of the concepts and the two values, and n/2·log2 of the mean square error of the best two
-   values. The `WIDTH` shortest formulas are followed, each shorter than the one that it grew from.
+   values. The `WIDTH` shortest formulas are followed, one after `WIDE` steps, each shorter than the one that it grew from.
 3. A clause may be opened by a concept that does not pay: those that gain most and those most enriched among the largest
    activations that the formula so far does not explain. When nothing grows, new clauses are opened beside the best formula,
    until that does not help either.
@@ -27,8 +27,8 @@ from .concepts import BEYOND, KINDS, LEAST, Scene
 OR, AND, BUT_NOT, WIDEN = range(4)
 STEP_BITS = math.log2(5)
 """For one of the four operations or the end."""
-WIDTH, SEEDS, LONGEST = 4, 3, 24
-"""Formulas that are followed; concepts of each kind that open a clause; most steps."""
+WIDTH, WIDE, SEEDS, LONGEST = 4, 6, 3, 20
+"""Formulas that are followed for so many steps, one from then on; concepts of each kind that open a clause; most steps."""
 TOP = 0.002
 """Share of the rows that counts as the largest activations."""
 
@@ -141,7 +141,7 @@ class Search:
             children += [child for child in found if math.isfinite(child[0])]
         grown: dict[tuple[float, float], State] = {}
         for length, k, operation, c in sorted(children):
-            if len(grown) == WIDTH:
+            if len(grown) == (WIDTH if len(beam[k].steps) < WIDE else 1):
                 break
             state = self.child(beam[k], operation, c, length)
             total, number = state.all_sums[:, -1].tolist()
