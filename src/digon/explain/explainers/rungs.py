@@ -67,7 +67,13 @@ def fit_all(
 
     Raises: NonFiniteError if a unit is not finite on the fit rows.
     """
-    shared = Shared(contexts, fit, select)
+    return fit_shared(values, Shared(contexts, fit, select), ladder)
+
+
+def fit_shared(
+    values: Float[Tensor, "n units"], shared: Shared, ladder: Mapping[str, Rung] = LADDER
+) -> list[tuple[Fitted, ...]]:
+    """The same on tables that are there already, for units that come in several parts."""
     shared.prepare()
     with threads.alone():
         spans = threads.spans(values.shape[1], max(threads.count(), -(-values.shape[1] // TOGETHER)))

@@ -22,7 +22,7 @@ from ...explain import scorers
 from ...explain.coverage import cover
 from ...explain.exemplars import Contexts, Excerpts
 from ...explain.explainers import LADDER, Fitted, Shared
-from ...explain.explainers.rungs import Rung
+from ...explain.explainers.rungs import BLENDED, HYBRID, fit_shared
 from ...explain.kinds import Surroundings
 from ...explain.pieces import take_apart
 from ...explain.senses import senses
@@ -83,6 +83,8 @@ class Desk:
     contexts: Contexts
     token_text: Callable[[int], str]
     seed: int
+    texts: tuple[str, ...] | None = None
+    """What every token of the vocabulary shows, if that is known."""
 
     @classmethod
     def of(cls, model: str, store: ActivationStore, host: Host | None, seed: int) -> "Desk":
@@ -91,7 +93,10 @@ class Desk:
         tokenizer = host.tokenizer if host else None
         vocabulary = max(len(tokenizer) if tokenizer else 0, int(store.tokens.max()) + 1)
         contexts = Contexts.of(store.tokens, store.documents, store.positions, vocabulary)
-        return cls(model, store, excerpts, contexts, tokenizer.token_text if tokenizer else _numbered, seed)
+        if tokenizer is None:
+            return cls(model, store, excerpts, contexts, _numbered, seed)
+        texts = tuple(tokenizer.token_text(token) for token in range(vocabulary))
+        return cls(model, store, excerpts, contexts, tokenizer.token_text, seed, texts)
 
     @cached_property
     def shared(self) -> Shared:
@@ -102,7 +107,9 @@ class Desk:
     def surroundings(self) -> Surroundings:
         """What the text says around every row, by which kinds of context are told apart."""
         store = self.store
-        return Surroundings.of(store.tokens, store.documents, store.positions, self.contexts.vocabulary, self.seed)
+        return Surroundings.of(
+            store.tokens, store.documents, store.positions, self.contexts.vocabulary, self.seed, self.texts
+        )
 
     @property
     def missing(self) -> str:
@@ -132,32 +139,33 @@ class Desk:
         nothing = Found((), {}, {})
         if not len(good):
             return [nothing] * values.shape[1]
-        found = iter(self._explained(values[:, good], ladder(rungs), coverage, first))
+        found = iter(self._explained(values[:, good], rungs, coverage, first))
         return [next(found) if ok else nothing for ok in can.tolist()]
 
     def _explained(
-        self, values: Float[Tensor, "n units"], chosen: Mapping[str, Rung], coverage: bool, first: int
+        self, values: Float[Tensor, "n units"], rungs: Sequence[str], coverage: bool, first: int
     ) -> list[Found]:
-        fitted = {name: rung(self.shared, values) for name, rung in chosen.items()}
+        wanted = set(ladder(rungs)) | ({HYBRID} if not rungs or HYBRID in rungs else set())
+        parts = fit_shared(values, self.shared, {name: LADDER[name] for name in ladder(rungs)})
+        fitted = [{one.name: one for one in ones if one.name in wanted} for ones in parts]
         simulated = {
-            name: torch.stack([one.simulate(self.contexts) for one in ones], 1) for name, ones in fitted.items()
+            name: torch.stack([ones[name].simulate(self.contexts) for ones in fitted], 1) for name in fitted[0]
         }
         scores = scorers.score_units(values, simulated, self.excerpts, self.seed, first)
         select = {name: _correlations(values, column, self.shared.select) for name, column in simulated.items()}
         done = []
-        for unit in range(values.shape[1]):
-            own = {name: column[:, unit] for name, column in simulated.items()}
+        for unit, ones in enumerate(fitted):
             found = Found(
-                tuple(self._record(fitted[name][unit], name, scores[name].records[unit]) for name in chosen),
-                own,
+                tuple(self._record(one, scores[name].records[unit]) for name, one in ones.items()),
+                {name: column[:, unit] for name, column in simulated.items()},
                 {name: values[unit] for name, values in select.items()},
             )
             done.append(self._covered(found, values[:, unit]) if coverage else found)
         return done
 
-    def _record(self, fitted: Fitted, name: str, score: Score) -> Explanation:
+    def _record(self, fitted: Fitted, score: Score) -> Explanation:
         automaton = fitted.arcs(self.token_text) if isinstance(fitted, Drawn) else ()
-        return Explanation(name, fitted.render(self.token_text), round(fitted.bits, 1), score, automaton)
+        return Explanation(fitted.name, fitted.render(self.token_text), round(fitted.bits, 1), score, automaton)
 
     def _covered(self, found: Found, values: Float[Tensor, " n"]) -> Found:
         """The same with its coverage curve and the kinds of context that it responds to."""
@@ -215,14 +223,16 @@ def told(explanations: Sequence[Explanation], select: Mapping[str, float | None]
     return min((e for e in explanations if able.get(e.explainer, -1.0) >= enough), key=lambda e: e.bits)
 
 
-def ladder(names: Sequence[str]) -> dict[str, Rung]:
-    """The explainers of these names, all if there is none. Raises: ConfigError that names the known ones."""
-    unknown = [name for name in names if name not in LADDER]
+def ladder(names: Sequence[str]) -> tuple[str, ...]:
+    """The rungs that make these explainers, all if none is named. Raises: ConfigError that names the known ones."""
+    known = (*LADDER, HYBRID)
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(
-            f"no explainer {unknown[0]!r}", expected=", ".join(LADDER), hint=did_you_mean(unknown[0], LADDER)
+            f"no explainer {unknown[0]!r}", expected=", ".join(known), hint=did_you_mean(unknown[0], known)
         )
-    return {name: LADDER[name] for name in LADDER if not names or name in names}
+    needed = {*names, *(BLENDED if HYBRID in names else ())}
+    return tuple(name for name in LADDER if not names or name in needed)
 
 
 def _correlations(
