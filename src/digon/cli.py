@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -137,15 +138,13 @@ def explain(
 def directions(
     settings: Annotated[DirectionsConfig, tyro.conf.arg(name="")], *, out: Path | None = None
 ) -> dict[str, Any]:
-    """Which directions can be explained, where units cannot? Found by turns: explain, then move to what was said.
+    """Which directions can be explained, where units cannot? Judged on unseen documents, beside units and beside chance.
 
-    Every direction is judged on documents that nothing has seen, beside neurons, components, latents and directions that
-    read bare tokens, and beside the same search on shuffled text. Writes directions.safetensors, which `digon explain
-    --directions` reads, and a page with a card per direction. Killed at any moment, the same command goes on where it was.
+    Writes a page with a card per direction, and directions.safetensors, which `digon explain --directions` reads.
 
     Args:
         settings: where to look, by which explanations, and how hard.
-        out: folder of the run; default: one for every choice of settings, such as runs/directions-demo-1c9a2f.
+        out: folder of the run, which the same command resumes; default: one for every choice of settings.
     """
     from .studies.directions.study import run_directions
 
@@ -187,7 +186,10 @@ def reproduce(
     settings = {"size": size, "seed": seed, "device": device, "full": full}
     result = _with_page(verbs.reproduce_claims(ids, out, report, **settings))
     if figures is not None:
-        _export(Path(result["run"]), figures)
+        from .page.figures import export
+        from .store.runs import Run
+
+        export(Run.open(Path(result["run"])), figures)
     return result
 
 
@@ -242,13 +244,9 @@ def benchmark(
     """
     folder = lambda name: of.out or Path("runs") / f"benchmark-{name}"  # noqa: E731
     if isinstance(of, AnchorsBenchmark):
-        from .studies import anchors
-
-        return anchors.write(folder("anchors"), of.report)
+        return import_module("digon.studies.anchors").write(folder("anchors"), of.report)
     if isinstance(of, DirectionsBenchmark):
-        from .studies.directions import benchmark as directions
-
-        return directions.run_benchmark(of, folder("directions"))
+        return import_module("digon.studies.directions.benchmark").run_benchmark(of, folder("directions"))
     if isinstance(of, DecodingBenchmark):
         from .studies.decoding_benchmark.study import run_decoding
 
@@ -289,13 +287,6 @@ def _with_page(result: dict[str, Any]) -> dict[str, Any]:
         return result  # an audit that is not finished has no page yet
     path = build(Path(result["run"])).resolve()
     return {**result, "page": str(path), "next": f"open {path.as_uri()} in a browser, or list runs with `digon runs`"}
-
-
-def _export(run: Path, folder: Path) -> None:
-    from .page.figures import export
-    from .store.runs import Run
-
-    export(Run.open(run), folder)
 
 
 def _draw(result: dict[str, Any], report: Path | None) -> dict[str, Any]:

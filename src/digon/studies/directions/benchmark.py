@@ -176,7 +176,8 @@ def _class(host: str, name: str, cells: Sequence[Cell]) -> list[str]:
     controls = [
         ["other directions' explanations, all tokens", d("rho_other_directions")],
         ["the same, top and random", d("baseline")],
-        ["own simulated values on other excerpts", d("permuted")],
+        ["own simulated values of displaced excerpts, all tokens", d("rho_displaced")],
+        ["the same, top and random (ρ/10 is chance: one of ten excerpts stays in its place)", d("permuted")],
         [
             "search on shuffled text: ρ on the documents that were fitted",
             _text(over(cells, "shuffled text", "rho_fit")),
