@@ -182,9 +182,8 @@ def test_what_makes_no_sense_is_refused_before_any_work(shards, tmp_path):
     refused(ConfigError, "single has one unit", site="single")
     refused(ConfigError, "9 directions of mlp, which varies in 8 dimensions", count=9)
     refused(ConfigError, "10 bits do not hold a single token", bits=10.0)
-    flat, few = (
-        store(tmp_path / name, **kind).root for name, kind in (("flat", {"constant": True}), ("few", {"documents": 4}))
-    )
+    flat = store(tmp_path / "flat", constant=True).root
+    few = store(tmp_path / "few", documents=4).root
     refused(ConfigError, "0 of 8 units vary", target=str(flat))
     refused(ConfigError, "too few documents", target=str(few))
     (tmp_path / "empty").mkdir()
