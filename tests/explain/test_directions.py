@@ -332,7 +332,8 @@ def test_searches_that_make_no_sense_are_refused():
     space = Space.of(made.rows)
     with pytest.raises(ConfigError, match="4 directions of a site that varies in 3 dimensions"):
         search(made.ground(space), Words(), SearchConfig(count=4))
-    one = replace(made.ground(space), white=space.white(made.rows)[:, :1])
+    ground = made.ground(space)
+    one = replace(ground, white=ground.white[:, :1])
     with pytest.raises(ConfigError, match="1 dimension"):
         search(one, Words(), SearchConfig(count=1, deflate=False))
     with pytest.raises(ConfigError, match="'starts': 0"):

@@ -129,15 +129,13 @@ def explain(
 def directions(
     settings: Annotated[DirectionsConfig, tyro.conf.arg(name="")], *, out: Path | None = None
 ) -> dict[str, Any]:
-    """Which directions can be explained, where units cannot? Found by turns: explain, then move to what was said.
+    """Which directions can be explained, where units cannot? Judged on unseen documents, beside units and beside chance.
 
-    Every direction is judged on documents that nothing has seen, beside neurons, components, latents and directions that
-    read bare tokens, and beside the same search on shuffled text. Writes directions.safetensors, which `digon explain
-    --directions` reads, and a page with a card per direction. Killed at any moment, the same command goes on where it was.
+    Writes a page with a card per direction, and directions.safetensors, which `digon explain --directions` reads.
 
     Args:
         settings: where to look, by which explanations, and how hard.
-        out: folder of the run; default: one for every choice of settings, such as runs/directions-demo-1c9a2f.
+        out: folder of the run, which the same command resumes; default: one for every choice of settings.
     """
     from ..studies.directions.study import run_directions
 
@@ -179,7 +177,10 @@ def reproduce(
     settings = {"size": size, "seed": seed, "device": device, "full": full}
     result = _with_page(verbs.reproduce_claims(ids, out, report, **settings))
     if figures is not None:
-        _export(Path(result["run"]), figures)
+        from .page.figures import export
+        from .store.runs import Run
+
+        export(Run.open(Path(result["run"])), figures)
     return result
 
 

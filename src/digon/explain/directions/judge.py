@@ -116,7 +116,7 @@ def token_shares(
     place = torch.searchsorted(seen, there).clamp_max(len(seen) - 1)
     table = torch.where((seen[place] == there)[:, None], rise[place], 0.0)
     one = (there[:, None] == best).double()
-    return TokenShares(_correlations(real, one).square(), _correlations(real, table).square())
+    return TokenShares(correlations(real, one).square(), correlations(real, table).square())
 
 
 def truncation(
@@ -140,7 +140,7 @@ def truncation(
     there, target, found = rows[test] - space.mean.to(rows), simulated[test].double(), {}
     for size in (*(s for s in SIZES if s < d), d):
         cut = torch.where(rank < size, weights, 0.0)
-        found[size] = _correlations(there @ cut.T.to(there), target)
+        found[size] = correlations(there @ cut.T.to(there), target)
     return found
 
 
@@ -156,7 +156,8 @@ def cosines(theta: Float[Tensor, "k r"]) -> Float[Tensor, "k k"]:
     return unit @ unit.T
 
 
-def _correlations(a: Float[Tensor, "n k"], b: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
+def correlations(a: Float[Tensor, "n k"], b: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
+    """Correlation of every column with its partner. Range: [−1, 1]; 0 where one is constant."""
     return (_unit(a.double()) * _unit(b.double())).sum(0)
 
 

@@ -154,13 +154,19 @@ def markdown(found: dict[tuple[str, str], list[Cell]], command: str) -> str:
         "judges, and a seed decides which. ρ is taken over all tokens of the documents that judge, T&R over five top and five random "
         "excerpts of them; every kind of unit is explained by the same explainer from the same rows. Intervals are Student's over "
         "seeds; how many units lie behind a mean, and their own spread, is in each run's folder.",
+        "Bare tokens are directions that a linear probe for one frequent token reads. Where they do as well as the directions that "
+        "were found, the search found mostly how the site stores the token itself: with look-ups of single tokens it can find "
+        "nothing else, and the share of one token says how far a single one goes.",
     ]
     for host, network in NETWORKS.items():
         mine = {name: cells for (where, name), cells in found.items() if where == host}
         if mine:
             parts.append(f"## {network.about}")
         for name, cells in mine.items():
-            parts += [f"### {TITLES[name]} ({len(cells)} seeds)", *_class(host, name, cells)]
+            parts += [
+                f"### {TITLES[name]} ({len(cells)} {'seeds' if len(cells) > 1 else 'seed'})",
+                *_class(host, name, cells),
+            ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -176,7 +182,8 @@ def _class(host: str, name: str, cells: Sequence[Cell]) -> list[str]:
     controls = [
         ["other directions' explanations, all tokens", d("rho_other_directions")],
         ["the same, top and random", d("baseline")],
-        ["own simulated values on other excerpts", d("permuted")],
+        ["own simulated values of displaced excerpts, all tokens", d("rho_displaced")],
+        ["the same, top and random (ρ/10 is chance: one of ten excerpts stays in its place)", d("permuted")],
         [
             "search on shuffled text: ρ on the documents that were fitted",
             _text(over(cells, "shuffled text", "rho_fit")),

@@ -96,7 +96,7 @@ def write(
     """Write directions.safetensors, cards, units, measurements, curves, overview and facts."""
     theta = torch.stack([f.theta for f in found])
     judged = place.judged(_activations(place, theta), [f.explanation for f in found])
-    table = _table(place, found, theta, judged)
+    table = _table(place, found, theta, judged, chance[1])
     source = _source(run, place, theta)
     cards = _cards(place, source, found, judged, table)
     run.write_json(f"cards/{source.site}/{CHUNK}", cards)
@@ -134,7 +134,9 @@ def _source(run: Run, place: Place, theta: Float[Tensor, "k r"]) -> Directions:
     return Directions(place.target.store, site, f"{site}.directions", reads)
 
 
-def _table(place: Place, found: Sequence[Found], theta: Float[Tensor, "k r"], judged: Judged) -> Table:
+def _table(
+    place: Place, found: Sequence[Found], theta: Float[Tensor, "k r"], judged: Judged, moved: Int[Tensor, " n"]
+) -> Table:
     tokens, fit, test = place.target.store.tokens, place.split("fit"), place.split("test")
     bare, token = baselines.tokens(place).nearest(theta)
     shares = judge.token_shares(judged.values, tokens, fit, test)
@@ -143,6 +145,7 @@ def _table(place: Place, found: Sequence[Found], theta: Float[Tensor, "k r"], ju
         "rho_fit": torch.tensor([f.fitted for f in found], dtype=torch.float64),
         "rho_select": torch.tensor([f.selected for f in found], dtype=torch.float64),
         "rho_other_directions": judge.crossed(judged.values, judged.simulated, test),
+        "rho_displaced": judge.correlations(judged.values[test], judged.simulated[moved][test]),
         "one_token_share": (shares.one / explained).clamp(max=1),
         "token_share": (shares.table / explained).clamp(max=1),
         "eta2_unseen": shares.table,
@@ -157,6 +160,7 @@ ABOUT = {
     "rho_fit": "ρ on the fit split",
     "rho_select": "ρ on the select split, by which starts and steps were chosen",
     "rho_other_directions": "mean ρ with the explanations of the other directions, test split",
+    "rho_displaced": "ρ with its own simulated values of displaced excerpts, over all tokens of the test split",
     "one_token_share": "ρ² of the best single token over ρ² of the explanation, test split",
     "token_share": "ρ² of the full table of tokens over ρ² of the explanation, at most 1, test split",
     "eta2_unseen": "ρ² of the full table of tokens, fitted on the fit split, on the test split",
@@ -302,7 +306,10 @@ def _sentences(place: Place, measured: dict[str, list[Measurement]], site: str) 
         f"Bare tokens: one token alone reaches {own['one_token_share']} of the explained variance, the table of tokens "
         f"{own['token_share']}; the nearest direction that reads a single token is at a cosine of {own['bare_token_cosine']}."
     )
-    chance = f"Chance: explanations of other directions reach ρ = {own['rho_other_directions']}"
+    chance = (
+        f"Chance: explanations of other directions reach ρ = {own['rho_other_directions']}, those of a direction itself on "
+        f"displaced excerpts {own['rho_displaced']}"
+    )
     if "shuffled text" in measured:
         by = {m.name: m for m in measured["shuffled text"]}
         rho = by["shuffled: population"]
