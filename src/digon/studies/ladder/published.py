@@ -27,8 +27,8 @@ BY_DENSITY = {
 """Loss, top-and-random, random-only of networks of about 3 million parameters."""
 PER_DOUBLING = 0.17
 """Nats."""
-PER_LAYER = -0.030
-"""Top-and-random of token look-ups in GPT-2 XL, layers 1 to 14; further up the slope is a tenth of it."""
+PER_LAYER = {"lookup": -0.030, "short": -0.021}
+"""Top-and-random in GPT-2 XL, layers 1 to 14: of token look-ups, and of sentences; further up the slopes are a tenth of these."""
 SMALL = 13e6
 """The published sizes nearest to ours end here."""
 TITLES = {"top_and_random": "top-and-random", "random_only": "random-only"}
@@ -91,14 +91,7 @@ def _sizes(found: Ladder, explainer: str) -> list[Claim]:
 
 def _layers(found: Ladder, explainer: str) -> list[Claim]:
     ours = found.per_layer(f"{explainer}_top_and_random")
-    return [
-        _claim(
-            "2.1",
-            "Later layers score lower, top-and-random, per layer in GPT-2 XL.",
-            PER_LAYER,
-            ours,
-        )
-    ]
+    return [_claim("2.1", "Later layers score lower, top-and-random, per layer.", PER_LAYER[explainer], ours)]
 
 
 def _sparsity(found: Ladder, explainer: str) -> list[Claim]:

@@ -37,6 +37,7 @@ def markdown(found: Ladder, claims: Sequence[Claim], records: Sequence[Record], 
         _verdict(claims),
         _claims(claims),
         _lengths(found),
+        _summary(found),
         "## Sizes",
         _rungs(found.sizes, lambda r: f"{r.first.parameters / 1e6:.2f} M", "parameters"),
         _slopes(found, "per decade", found.per_decade),
@@ -99,8 +100,28 @@ def number(stat: Stat, digits: int = 3) -> str:
 
 
 def _between(stat: Stat, digits: int = 3) -> str:
-    low, high = stat.interval
-    return f"{stat.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(stat.value) else "–"
+    return _spread(stat.value, *stat.interval, digits)
+
+
+def _summary(found: Ladder) -> str:
+    told = []
+    for base in ("gelu", "relu"):
+        both = {e: found.gained(base, 0.01, f"{e}_top_and_random") for e in ("short", "lookup")}
+        likeness = found.gained(base, 0.01, "ms_excess")
+        if both["short"] is None or both["lookup"] is None or likeness is None:
+            continue
+        told.append(
+            f"- {base} at density 0.01, trained so: T&R of short look-ups {_between(both['short'][0])}, of whole ones "
+            f"{_between(both['lookup'][0])}, MS − null {_between(likeness[0])}. The dense network cut while it is read: "
+            f"{_between(both['short'][1])}, {_between(both['lookup'][1])}, {_between(likeness[1])}."
+        )
+    return "\n".join(["What sparsity changes, and what a cut alone changes:", "", *told]) if told else ""
+
+
+def _spread(value: float, low: float, high: float, digits: int = 3) -> str:
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:+.{digits}f}" + (f" [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else "")
 
 
 def _verdict(claims: Sequence[Claim]) -> str:
@@ -120,19 +141,21 @@ def _claims(claims: Sequence[Claim]) -> str:
     for c in claims:
         if not c.id.startswith("S"):
             other = short.get(c.id[1:]) if c.id.startswith("L") else None
-            cells = [_interval(other), WORDS[other.verdict]] if other is not None else ["", ""]
+            cells = (
+                [_spread(other.measured, other.low, other.high), WORDS[other.verdict]]
+                if other is not None
+                else ["", ""]
+            )
             statement = c.statement.replace(" (look-ups)", "")
-            rows.append([c.id, statement, f"{c.published:+.3f}", _interval(c), WORDS[c.verdict], *cells])
+            rows.append(
+                [c.id, statement, f"{c.published:+.3f}", _spread(c.measured, c.low, c.high), WORDS[c.verdict], *cells]
+            )
     return table(["", "statement", "published", "ours", "", "with five tokens", ""], rows)
 
 
 def _lengths(found: Ladder) -> str:
     told = [f"{name} {mean(r.stat(f'{e}_bits') for r in found.sizes).value:,.0f}" for e, name in EXPLAINERS.items()]
     return f"Mean length of an explanation over the sizes, in bits: {', '.join(told)}."
-
-
-def _interval(c: Claim) -> str:
-    return f"{c.measured:+.3f} [{c.low:+.3f}, {c.high:+.3f}]"
 
 
 def _rungs(rungs: Sequence[Rung], name: Any, head: str) -> str:
@@ -188,7 +211,9 @@ def _controls(found: Ladder) -> str:
                     continue
                 undone = back.stat(score) - dense.stat(score)
                 cells = [_between(s) for s in (*gained, undone)]
-                rows.append([f"{base} {density:g}", title, *cells, _part(gained[1], gained[0])])
+                rows.append(
+                    [f"{base} {density:g}", title, *cells, "" if score == "loss" else _part(gained[1], gained[0])]
+                )
     text = (
         "Each against the dense network as it is: trained sparse; the dense one made sparse while it is read; the sparse one "
         "read without the cut. What rises in the second column rises because a variable became sparser, not because a "
