@@ -123,8 +123,8 @@ LIMITS = """## What this does not show
 
 - Units are sums of clean rules with Gaussian noise. Units of networks are not.
 - Two parts in the same kind of context count as one, and one part in two kinds of context as two: the text around is all that a
-  count without labels can go by. Topics are made to be told apart; families of words in Python's source are not, and the second
-  table says what becomes of N_eff there.
+  count without labels can go by. Topics are made to be told apart; words of Python's source are not, and where N_eff falls
+  short there, two of them stand in one kind of context. Spellings of a word are one by definition, in the truth and in the count.
 - The threshold at which two kinds of context are one was chosen on seed 0 of both texts. Words of a topic share their contexts
   exactly; true synonyms share them in part.
 - Where a unit fires in few documents of the calibrate split, no piece can be told from chance, and N_eff is missing.
