@@ -48,15 +48,15 @@ def activations(contexts: Contexts, units: int) -> Tensor:
 
 
 def by_rung(contexts: Contexts, values: Tensor, fit: Tensor, select: Tensor) -> None:
-    """Milliseconds per unit of every rung but the hybrid, tables at hand, on one thread."""
+    """Milliseconds of processor time per unit of every rung but the hybrid, tables at hand, on one thread."""
     torch.set_num_threads(1)
     shared = Shared(contexts, fit, select)
     shared.prepare()
     for name, rung in LADDER.items():
         rung(shared, values[:, :1])
-        start = time.perf_counter()
+        start = time.process_time()
         rung(shared, values)
-        print(f"  {name:14s} {1e3 * (time.perf_counter() - start) / values.shape[1]:7.1f} ms")
+        print(f"  {name:14s} {1e3 * (time.process_time() - start) / values.shape[1]:7.1f} ms")
 
 
 def main() -> None:

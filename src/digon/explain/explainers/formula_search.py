@@ -134,7 +134,7 @@ class Search:
             base = VALUE_BITS + state.price
             alike = self.scene.windows == (math.inf if state.window is None else state.window)
             lengths, chosen = offers(
-                self.everywhere, state.all_sums, state.clause_sums, state.pool_sums, self.price, alike,
+                (self.everywhere, state.all_sums, state.clause_sums, state.pool_sums), self.price, alike,
                 self.discount, self.power, self.n, state.score - base, LEAST, WIDTH,
             )  # fmt: skip
             found = [(float(lengths[o, j]) + base, k, o, int(chosen[o, j])) for o in range(4) for j in range(WIDTH)]

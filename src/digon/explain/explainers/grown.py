@@ -29,7 +29,7 @@ from .shared import Shared
 
 REACH = 9
 """Tokens that a path may span."""
-NODES, ROUNDS, SEEDS = 160, 6, 4
+NODES, ROUNDS, SEEDS = 96, 4, 4
 """Most paths that are grown; rounds of pruning; tokens that are looked behind though they do not pay."""
 TOP = 0.002
 """Share of the rows that counts as the largest activations."""

@@ -174,11 +174,13 @@ def walked(values, mask, tokens, places, begins, index, bands, depths):
 
 @kernel
 @no_type_check
-def offers(everywhere, union, clause, pool, price, alike, discount, power, rows, limit, least, width):
+def offers(sums, price, alike, discount, power, rows, limit, least, width):
     """The literals with the shortest descriptions for each operation: lengths and concepts [4, width], shortest first.
 
-    `pool` holds the rows that the last literal shuts out; where `alike` is true, a concept may join it at a discount.
+    `sums` are those of all rows, of the formula, of what its last clause adds, and of the pool, the rows that the last literal
+    shuts out; where `alike` is true, a concept may join that literal at a discount.
     """
+    everywhere, union, clause, pool = sums
     lengths = np.full((4, width), np.inf)
     chosen = np.full((4, width), -1)
     last = len(price)
