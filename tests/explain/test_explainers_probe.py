@@ -173,7 +173,7 @@ def test_every_rung_on_many_units_equals_one_by_one():
     values = torch.randn(30, 3, generator=g)[contexts.keys[0]] + torch.randn(len(fit), 3, generator=g)
     values += 2 * Concept(4, 7).holds(contexts)[:, None]
     together = fit_all(values, contexts, fit, select)
-    assert [f.name for f in together[0]] == list(LADDER)
+    assert [f.name for f in together[0]] == [*LADDER, "hybrid"]
     for unit in range(3):
         for a, b in zip(together[unit], fit_all(values[:, unit : unit + 1], contexts, fit, select)[0], strict=True):
             assert a.bits == b.bits

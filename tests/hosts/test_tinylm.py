@@ -36,7 +36,7 @@ def copy(trained, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("activation", ["gelu", "relu", "solu", "topk"])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "solu", "topk", "topk_relu"])
 def test_later_tokens_do_not_touch_earlier_logits(activation):
     model = TinyLM(TinyLMConfig(**(SMALL.__dict__ | {"activation": activation})))
     before, tokens = None, ids(2, 10)
@@ -104,6 +104,16 @@ def test_topk_keeps_exactly_k_and_they_are_the_largest(density, k):
     dropped = x.masked_fill(y != 0, float("-inf")).amax(-1)
     assert bool((kept > dropped).all())
     torch.testing.assert_close(y[y != 0], torch.nn.functional.gelu(x)[y != 0])
+
+
+def test_topk_of_relu_drops_what_is_negative_even_among_the_largest():
+    x = torch.tensor([[3.0, -1.0, 2.0, -2.0], [-4.0, -1.0, -2.0, -3.0]])
+    expected = torch.tensor([[3.0, 0.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    torch.testing.assert_close(TopK(4, 0.75, torch.relu)(x), expected)
+    torch.testing.assert_close(TopK(4, 0.001, torch.relu)(x)[0], torch.tensor([3.0, 0.0, 0.0, 0.0]))
+    model = TinyLM(TinyLMConfig(**(SMALL.__dict__ | {"activation": "topk_relu", "density": 1.0})))
+    plain = TinyLM(TinyLMConfig(**(SMALL.__dict__ | {"activation": "relu"})))
+    torch.testing.assert_close(model(ids(2, 6)), plain(ids(2, 6)))
 
 
 def test_solu_by_hand():

@@ -10,7 +10,7 @@ import torch
 
 from digon import rng
 from digon.cli import main
-from digon.diagnose.posterior import fit
+from digon.diagnose.posterior import Opinion, Posterior, Reference, fit
 from digon.errors import ConfigError
 from digon.records import CAUSES
 from digon.studies.diagnosis_benchmark import runner, scores, study
@@ -288,3 +288,16 @@ def test_requests_that_cannot_be_met(tmp_path):
         study.run_benchmark(study.DiagnosisBenchmark("smoke", update_reference=True), tmp_path)
     with pytest.raises(ConfigError, match="report"):
         study.run_benchmark(study.DiagnosisBenchmark("smoke"), tmp_path, tmp_path / "report.txt")
+
+
+def test_a_verdict_is_concluded_again_from_what_its_checks_excluded(monkeypatch):
+    share = {c: float(c in ("superposition", "mixed")) / 2 for c in CAUSES}
+    opinion = Opinion(share, ("superposition", "mixed"), share, False, 0.5, {})
+    monkeypatch.setattr(Posterior, "of", lambda self, numbers, access: opinion)
+    told = {"causes": ["rotated"], "excluded": sorted(set(CAUSES) - {"superposition"})}
+    record = {"statistics": {"atoms": 3.0}, "verdicts": {"A": told, "B": {"causes": ["rotated"]}}}
+    posterior = Posterior(Reference((), np.zeros((0, 0)), (), (), ()))
+    again = scores.concluded(posterior, record)["verdicts"]
+    assert set(again["A"]["causes"]) == {"superposition", "lookup"}  # what activations alone cannot tell apart
+    assert again["B"]["causes"] == ["rotated"]
+    assert scores.concluded(posterior, {"error": "failed"}) == {"error": "failed"}

@@ -142,7 +142,13 @@ def conclude(
     >>> conclude([Check("P0", "t", "c", "for", "s", excludes=CAUSES[1:])], None, "A", {})
     (('none',), ())
     """
-    excluded = {cause for check in checks for cause in check.excludes}
+    return decide({cause for check in checks for cause in check.excludes}, opinion, access, numbers)
+
+
+def decide(
+    excluded: Collection[Cause], opinion: Opinion | None, access: str, numbers: Mapping[str, float]
+) -> tuple[tuple[Label, ...], tuple[str, ...]]:
+    """The same from what the checks exclude."""
     standing: tuple[Cause, ...] = tuple(cause for cause in CAUSES if cause not in excluded)
     if not standing:
         return ("undecided",), ("the checks contradict each other, so nothing is excluded",)

@@ -2,18 +2,19 @@
 
     x   = embed(tokens)
     x  += attn.out(heads(norm(x)))            causal, rotary positions
-    x  += mlp.down(act(mlp.up(norm(x))))      act = gelu | relu | solu | topk, one per block of `layers`
+    x  += mlp.down(act(mlp.up(norm(x))))      act = gelu | relu | solu | topk | topk_relu, one per block of `layers`
     logits = unembed(norm(x))
 
-`mlp.act` (the input of `mlp.down`) holds the neurons. Two activations change how polysemantic they become:
+`mlp.act` (the input of `mlp.down`) holds the neurons. Three activations change how polysemantic they become:
 
-    solu   LayerNorm(x · softmax(x))                         Elhage et al. 2022, "Softmax Linear Units"
-    topk   gelu(x) on the k largest x of a token, 0 elsewhere   after Bills et al. 2023, "Language models can explain
-                                                                neurons in language models", on sparse activations
+    solu        LayerNorm(x · softmax(x))                     Elhage et al. 2022, "Softmax Linear Units"
+    topk        gelu(x) on the k largest x of a token, else 0   after Bills et al. 2023, "Language models can explain
+    topk_relu   relu(x) on the k largest x of a token, else 0   neurons in language models", on sparse activations
 
 Sources: pre-norm decoder as in Radford et al. 2019 (GPT-2); rotary positions by Su et al. 2021.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,7 +31,7 @@ from ..records import Measurement
 from ..store import files, weights
 from .tinylm_tokens import load_tokenizer
 
-Activation = Literal["gelu", "relu", "solu", "topk"]
+Activation = Literal["gelu", "relu", "solu", "topk", "topk_relu"]
 
 RECORD, WEIGHTS, TOKENIZER = "tinylm.json", "model.safetensors", "tokenizer.json"
 
@@ -54,7 +55,7 @@ class TinyLMConfig:
     activation: Activation = "gelu"
     """Nonlinearity of the neurons."""
     density: float = 0.1
-    """Share of neurons kept per token, for `topk` only."""
+    """Share of neurons kept per token, at least one of them; for `topk` and `topk_relu` only."""
     tied: bool = True
     """Whether embedding and unembedding are one matrix."""
     seed: int = 0
@@ -107,20 +108,21 @@ class SoLU(nn.Module):
 
 
 class TopK(nn.Module):
-    """gelu on the k = round(density · width) largest pre-activations of a token, zero elsewhere.
+    """gelu (or `act`) on the k = round(density · width) largest pre-activations of a token, zero elsewhere; k ≥ 1.
 
     The choice is made before the gelu, which is monotone only above −0.75: strongly negative
     units never count as large.
     """
 
-    def __init__(self, width: int, density: float) -> None:
+    def __init__(self, width: int, density: float, act: Callable[[Tensor], Tensor] = F.gelu) -> None:
         super().__init__()
         self.k = max(1, round(density * width))
+        self.act = act
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         """Apply it."""
         values, indices = x.topk(self.k, dim=-1, sorted=False)
-        return torch.zeros_like(x).scatter(-1, indices, F.gelu(values))
+        return torch.zeros_like(x).scatter(-1, indices, self.act(values))
 
 
 class MLP(nn.Module):
@@ -129,7 +131,7 @@ class MLP(nn.Module):
     def __init__(self, config: TinyLMConfig) -> None:
         super().__init__()
         self.up = nn.Linear(config.width, config.mlp_width)
-        self.act = _activation(config)
+        self.act = nonlinearity(config)
         self.down = nn.Linear(config.mlp_width, config.width)
 
     def forward(self, x: Float[Tensor, "b t w"]) -> Float[Tensor, "b t w"]:
@@ -321,7 +323,8 @@ def read_record(folder: Path) -> TinyLMRecord:
         ) from None
 
 
-def _activation(config: TinyLMConfig) -> nn.Module:
+def nonlinearity(config: TinyLMConfig) -> nn.Module:
+    """What the neurons of these settings do with their inputs; only `solu` has weights."""
     match config.activation:
         case "gelu":
             return nn.GELU()
@@ -331,3 +334,5 @@ def _activation(config: TinyLMConfig) -> nn.Module:
             return SoLU(config.mlp_width)
         case "topk":
             return TopK(config.mlp_width, config.density)
+        case "topk_relu":
+            return TopK(config.mlp_width, config.density, F.relu)

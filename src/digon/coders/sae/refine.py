@@ -12,7 +12,7 @@ Measured on 48 features in 24 dimensions (batchtopk, 3 seeds): F1 .68 without, .
 
 Leave one out: given the other codes of a row, the best coefficient of atom d_j is (r·d_j)/‖d_j‖² + f_j, r = x − x̂ what all
 codes leave over. `LeaveOneOut` drops codes whose atom, weighed like that, is not above a threshold: latents that fired on what
-others already explain. Nothing is trained and nothing else is changed.
+others already explain. Nothing is trained and nothing else is changed. Measured: docs/results/decoding-modes.md.
 
 Sources: Gregor & LeCun 2010 (LISTA); Chanin 2026 (in an SAE, with that gradient); Bussmann 2026 (leave one out, deployed).
 """

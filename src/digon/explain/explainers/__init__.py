@@ -11,8 +11,10 @@ from .concepts import Scene as Scene
 from .formula import Formula as Formula
 from .formula import FormulaSearch as FormulaSearch
 from .grown import GrownAutomaton as GrownAutomaton
+from .hybrid import hybrid as hybrid
 from .lookup import Constant as Constant
 from .lookup import LookUp as LookUp
+from .n2g import CopiedAutomaton as CopiedAutomaton
 from .ngrams import NGrams as NGrams
 from .patterns import Level as Level
 from .patterns import Patterns as Patterns

@@ -25,8 +25,8 @@ from .patterns import spell
 
 WINDOWS = (1, 2, 4, 8, 16, 32, 0)
 """Reaches of "before"; 0 is all of the run."""
-DEPTHS = (*range(1, 33), *(int(2 ** (k / 4)) for k in range(21, 57)))
-"""Depths that can be asked for: every one up to 32, then four per doubling, up to 13,777."""
+DEPTHS = (*range(1, 65), *(int(2 ** (k / 4)) for k in range(25, 57)))
+"""Depths that can be asked for: every one up to 64, then four per doubling, up to 13,777."""
 HERE, BEYOND = -1, -2
 """In the place of a window: the row's own token; depth, in the place of the token."""
 KINDS = len(WINDOWS) + 2

@@ -10,7 +10,6 @@ its price (`concepts`; log2(vocabulary) alone if it joins another one).
 Source: compositional explanations after Mu & Andreas 2020, with description length in place of intersection over union.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -23,13 +22,16 @@ from torch import Tensor
 
 from ..exemplars import Contexts
 from .base import SHRINK, VALUE_BITS
-from .concepts import Concept, Scene
+from .concepts import BEYOND, Concept, Scene
 from .formula_search import STEP_BITS, WIDEN, Search, masks
 from .lookup import CHANCE
 from .shared import Shared
 
 Operation = Literal["or", "and", "and not"]
 OPERATIONS: tuple[Operation, ...] = ("or", "and", "and not")
+CLIP = 4.0
+"""Standard deviations beyond which activations count as this many, where chance is to be excluded."""
+
 Step = tuple[Operation, Concept]
 
 
@@ -77,7 +79,7 @@ class Formula:
         return (
             (1 + bool(self.steps)) * VALUE_BITS
             + STEP_BITS
-            + sum(STEP_BITS + concept.bits(self.vocabulary) for _, concept in self.steps)
+            + sum(STEP_BITS * (1 + len(concept.also)) + concept.bits(self.vocabulary) for _, concept in self.steps)
         )
 
     def render(self, token_text: Callable[[int], str]) -> str:
@@ -121,7 +123,9 @@ class FormulaSearch:
         found = []
         for a, b in zip(*shared.columns(values), strict=True):
             mean = float(a.mean())
-            steps = _cut(shared.held, b, Search(shared.scene, a - mean, shared.contexts.vocabulary).run())
+            search = Search(shared.scene, a - mean)
+            steps = search.run()
+            steps = _cut(shared.held, b, steps, search.sound(steps))
             true = masks(shared.scene, steps)[-1]
             number, total = int(true.sum()), float((a[true] - mean).sum())
             rest = mean - total / max(len(a) - number, 1)
@@ -141,19 +145,50 @@ def _words(scene: Scene, steps: Sequence[tuple[int, int]]) -> tuple[Step, ...]:
             found[-1] = (last, replace(first, also=(*first.also, concept.token)))
         else:
             found.append((OPERATIONS[operation], concept))
-    return tuple(found)
+    return _merged(found)
 
 
-def _cut(held: Scene, values: NDArray[np.float64], steps: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    """The prefix that correlates best, up or down, with the values of other rows; the empty one if none beats chance."""
+def _sorted(concept: Concept) -> tuple[int, tuple[int, ...]]:
+    first, *more = sorted((concept.token, *concept.also))
+    return first, tuple(more)
+
+
+def _merged(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The same with clauses joined that differ in the tokens of their first concept only: (a and u) or (b and u)."""
+    clauses: dict[tuple[int, frozenset[Step]], list[Step]] = {}
+    for start in [i for i, step in enumerate(steps) if step[0] == "or"]:
+        stop = next((i for i in range(start + 1, len(steps)) if steps[i][0] == "or"), len(steps))
+        (_, first), *rest = steps[start:stop]
+        alike: list[Step] = [(operation, Concept(c.window, *_sorted(c))) for operation, c in rest]
+        key = (first.window if first.window != BEYOND else -start - 10, frozenset(alike))
+        if key in clauses:
+            known = clauses[key][0][1]
+            more = [t for t in (first.token, *first.also) if t not in (known.token, *known.also)]
+            clauses[key][0] = ("or", replace(known, also=(*known.also, *more)))
+        else:
+            clauses[key] = list(steps[start:stop])
+    return tuple(step for clause in clauses.values() for step in clause)
+
+
+def _cut(
+    held: Scene, values: NDArray[np.float64], steps: tuple[tuple[int, int], ...], sound: NDArray[np.bool_]
+) -> tuple[tuple[int, int], ...]:
+    """The sound prefix that correlates best, up or down, with the values of other rows; the empty one if none beats chance."""
     n = len(values)
     if n < 3 or not steps:
         return ()
-    shift = values - values.mean()
-    sizes = np.array([mask.sum() for mask in masks(held, steps)], dtype=float)
-    sums = np.array([shift[mask].sum() for mask in masks(held, steps)])
-    inside = np.clip(sizes, 1, n - 1)
-    share = sums**2 / (inside * (1 - inside / n)) / max(float(shift @ shift), 1e-300)
-    if share.max() * (n - 2 + CHANCE**2) <= CHANCE**2 or not math.isfinite(share.max()):
-        return ()
-    return steps[: int(share.argmax())]
+    true = masks(held, steps)
+    # a few outliers make a correlation, not a pattern
+    spread = float(values.std())
+    tame = np.clip(values - values.mean(), -CLIP * spread, CLIP * spread)
+    steps = steps[: int((_shares(values, true) * sound).argmax())]
+    share = float(_shares(tame, true)[len(steps)])
+    return steps if share * (n - 2 + CHANCE**2) > CHANCE**2 else ()
+
+
+def _shares(values: NDArray[np.float64], true: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
+    """Share of the variance that each set of rows explains."""
+    n, shift = len(values), values - values.mean()
+    inside = np.clip(np.array([mask.sum() for mask in true], dtype=float), 1, n - 1)
+    sums = np.array([shift[mask].sum() for mask in true])
+    return sums**2 / (inside * (1 - inside / n)) / max(float(shift @ shift), 1e-300)

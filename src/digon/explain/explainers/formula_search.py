@@ -4,10 +4,11 @@
    token do for the last concept. What each would do to the sum of squares follows from the sums of all concepts over the
    rows of the last clause: one pass over them for every formula that is followed (`concepts.Scene.masked`).
 2. Description length: the price of the concepts and the two values, and n/2·log2 of the mean square error of the best two
-   values. The `WIDTH` shortest formulas are followed, each shorter than the one that it grew from.
+   values. The `WIDTH` shortest formulas are followed, one after `WIDE` steps, each shorter than the one that it grew from.
 3. A clause may be opened by a concept that does not pay: those that gain most and those most enriched among the largest
    activations that the formula so far does not explain. When nothing grows, new clauses are opened beside the best formula,
    until that does not help either.
+4. A formula must pay even without the row that speaks most for it: one large activation is no pattern.
 
 Source: compositional explanations after Mu & Andreas 2020, with description length in place of intersection over union.
 """
@@ -15,6 +16,7 @@ Source: compositional explanations after Mu & Andreas 2020, with description len
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +27,8 @@ from .concepts import BEYOND, KINDS, LEAST, Scene
 OR, AND, BUT_NOT, WIDEN = range(4)
 STEP_BITS = math.log2(5)
 """For one of the four operations or the end."""
-WIDTH, SEEDS, LONGEST = 4, 3, 24
-"""Formulas that are followed; concepts of each kind that open a clause; most steps."""
+WIDTH, WIDE, SEEDS, LONGEST = 4, 6, 3, 20
+"""Formulas that are followed for so many steps, one from then on; concepts of each kind that open a clause; most steps."""
 TOP = 0.002
 """Share of the rows that counts as the largest activations."""
 
@@ -57,7 +59,7 @@ class State:
 class Search:
     """Beam search for one unit; `shift` are its activations on the rows of the scene, with mean 0."""
 
-    def __init__(self, scene: Scene, shift: NDArray[np.float64], vocabulary: int) -> None:
+    def __init__(self, scene: Scene, shift: NDArray[np.float64]) -> None:
         self.scene, self.shift, self.n = scene, shift, len(shift)
         self.price = scene.bits + STEP_BITS
         self.discount = math.log2(KINDS)
@@ -68,10 +70,7 @@ class Search:
         """Steps of the best formula."""
         if self.floor == 0 or len(self.scene.counts) == 0:
             return ()
-        everything = np.ones(self.n, dtype=bool)
-        self.everywhere = self.scene.masked(self.shift, everything)
-        none, zero = ~everything, np.zeros_like(self.everywhere)
-        best = State((), none, none, everything, zero, zero, self.everywhere, None, 0.0, 0.0)
+        best = self.start()
         while True:
             before, beam = best, self._opened(best)
             while beam:
@@ -79,6 +78,29 @@ class Search:
                 beam = self._grown(beam) if len(beam[0].steps) < LONGEST else []
             if best is before:
                 return best.steps
+
+    def sound(self, steps: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+        """Whether every prefix, the empty one first, pays even without the row that speaks most for it."""
+        found, price = [True], float(VALUE_BITS)
+        for (operation, concept), mask in zip(steps, masks(self.scene, steps)[1:], strict=True):
+            price += float(self.price[concept]) - (self.discount if operation == WIDEN else 0.0)
+            inside = self.shift[mask]
+            total, n = float(inside.sum()), max(len(inside) - 1, 1)
+            total -= float(inside.max() if total > 0 else inside.min())
+            share = min(total**2 / (n * (1 - n / self.n)) / self.power, 1 - 1e-12)
+            found.append(self.n / 2 * math.log2(1 - share) + price < 0)
+        return np.array(found)
+
+    def start(self) -> State:
+        """No formula: false everywhere."""
+        everything = np.ones(self.n, dtype=bool)
+        none, zero = ~everything, np.zeros_like(self.everywhere)
+        return State((), none, none, everything, zero, zero, self.everywhere, None, 0.0, 0.0)
+
+    @cached_property
+    def everywhere(self) -> NDArray[np.float64]:
+        """[2, concepts + 1]: sums and numbers of all rows."""
+        return self.scene.masked(self.shift, np.ones(self.n, dtype=bool))
 
     def _lengths(self, sums: NDArray[np.float64], numbers: NDArray[np.float64], price: float) -> NDArray[np.float64]:
         """Bits beyond those of a constant, if the formula were true on rows with these sums of activations."""
@@ -101,7 +123,7 @@ class Search:
         shown = self.scene.sums(loud - loud.sum() / len(among) * left)
         enriched = np.where(shown > 0, shown**2 / np.maximum(numbers[:-1], 1), 0.0)
         seeds = [*np.argsort(lengths, kind="stable")[:SEEDS], *np.argsort(-enriched, kind="stable")[:SEEDS]]
-        return [self._child(state, OR, c, float(lengths[c])) for c in dict.fromkeys(int(s) for s in seeds)]
+        return [self.child(state, OR, c, float(lengths[c])) for c in dict.fromkeys(int(s) for s in seeds)]
 
     def _grown(self, beam: Sequence[State]) -> list[State]:
         """The shortest children of all states that are shorter than their parents."""
@@ -119,14 +141,15 @@ class Search:
             children += [child for child in found if math.isfinite(child[0])]
         grown: dict[tuple[float, float], State] = {}
         for length, k, operation, c in sorted(children):
-            if len(grown) == WIDTH:
+            if len(grown) == (WIDTH if len(beam[k].steps) < WIDE else 1):
                 break
-            state = self._child(beam[k], operation, c, length)
+            state = self.child(beam[k], operation, c, length)
             total, number = state.all_sums[:, -1].tolist()
             grown.setdefault((round(total, 9), number), state)
         return list(grown.values())
 
-    def _child(self, state: State, operation: int, concept: int, score: float) -> State:
+    def child(self, state: State, operation: int, concept: int, score: float) -> State:
+        """A formula with one more step."""
         holds = self.scene.mark(concept)
         before, clause, pool, window = state.before, state.clause, state.pool, int(self.scene.windows[concept])
         kept, shut = state.all_sums - state.clause_sums, state.pool_sums

@@ -2,8 +2,8 @@
 
 1. Grow. A path is extended by a literal at any lag up to `REACH`, with gaps, where that saves more bits than it costs: one pass
    over the rows of a path gives what every literal would select from them. A literal may lower the value as well as raise
-   it, so false positives found anywhere in the corpus revise the explanation. Tokens enriched among the largest activations
-   are looked behind even if they do not pay themselves.
+   it, so false positives found anywhere in the corpus revise the explanation. Tokens enriched among the rows that stay
+   unexplained are looked behind even if they do not pay themselves.
 2. Match all rows with the automaton (most specific path), and set every value to the mean of the rows that it decides,
    shrunk toward the value of the path that it extends: the ridge solution, as no row is decided twice.
 3. Prune: a path stays if without it, and without its most extreme row, its rows cost more bits than it does; and if its
@@ -62,18 +62,23 @@ class _Growth:
         """All paths that pay when they are grown."""
         self.error = float(self.shift @ self.shift)
         root = _Node((), np.arange(len(self.shift)), 0.0)
-        queue = [*self._extended(root, scratch), *self._opened()]
-        while queue and len(self.nodes) < NODES:
-            node = queue.pop(0)
-            self.nodes.append(node)
-            if len(node.rows) >= 2 * LEAST:
-                queue += self._extended(node, scratch)
+        queue = self._extended(root, scratch)
+        for _ in range(2):
+            while queue and len(self.nodes) < NODES:
+                node = queue.pop(0)
+                self.nodes.append(node)
+                if len(node.rows) >= 2 * LEAST:
+                    queue += self._extended(node, scratch)
+            queue = queue or self._opened()
         return [node.path for node in self.nodes]
 
     def _opened(self) -> list[_Node]:
-        """Tokens enriched among the largest activations."""
-        most = max(int(TOP * len(self.shift)), 2)
-        loud = self.shift >= np.partition(self.shift, -most)[-most]
+        """Tokens enriched among the rows that exceed most what is predicted so far."""
+        left = self.shift.copy()
+        for node in self.nodes:
+            left[node.rows] -= node.value
+        most = max(int(TOP * len(left)), 2)
+        loud = left >= np.partition(left, -most)[-most]
         tokens, places = self.scene.text[:2]
         own = tokens[places]
         counts, shown = np.bincount(own, minlength=len(self.names)), np.bincount(own[loud], minlength=len(self.names))

@@ -100,6 +100,8 @@ def affordable(bits: float, vocabulary: int) -> int:
 
     >>> affordable(100.0, 256), affordable(30.0, 256)
     (5, 1)
+    >>> affordable(1e9, 256)
+    256
 
     Raises: ConfigError if not even the resting value fits.
     """
@@ -108,7 +110,7 @@ def affordable(bits: float, vocabulary: int) -> int:
             f"{bits:g} bits do not hold a resting value", expected=f"at least {VALUE_BITS + integer_bits(1):.4g} bits"
         )
     size = 0
-    while VALUE_BITS + integer_bits(size + 2) + (size + 1) * pattern_bits(1, vocabulary) <= bits:
+    while size < vocabulary and VALUE_BITS + integer_bits(size + 2) + (size + 1) * pattern_bits(1, vocabulary) <= bits:
         size += 1
     return size
 

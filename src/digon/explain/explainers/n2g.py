@@ -107,15 +107,15 @@ class CopiedAutomaton:
         return kept
 
     def _copied(self, texts: "_Texts", row: int, rest: float) -> tuple[Path, float] | None:
-        """Path and height of one row; None if the corpus shows no suffix of it often enough."""
+        """Path and height of one row; None if no suffix is active enough."""
         whole = texts.before(row)
         own = float(texts.shift[row])
         suffixes = [tuple(whole[len(whole) - k :]) for k in range(1, len(whole) + 1)]
         heights = self._heights(texts, suffixes, rest)
         enough = [k for k, h in enumerate(heights) if h >= HALF * own]
-        if not enough and self.probe is None:
+        if not enough:
             return None
-        suffix, height = (suffixes[enough[0]], heights[enough[0]]) if enough else (suffixes[-1], own)
+        suffix, height = suffixes[enough[0]], heights[enough[0]]
         changed = [(*suffix[:k], ANY, *suffix[k + 1 :]) for k in range(len(suffix) - 1)]
         *rest_of, padded = self._heights(texts, [*changed, (ANY, *suffix)], rest)
         literal = [h <= (1 - HALF) * height for h in rest_of]

@@ -35,7 +35,7 @@ class NGrams:
     def fit(
         contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
     ) -> Patterns:
-        """Patterns on the rows of fit and select, each kept if it pays for its bits."""
+        """Patterns on the fit rows, each kept if it pays for its bits; `select` is not looked at."""
         return NGrams.fit_many(contexts, values[:, None], fit, select)[0]
 
     @staticmethod
@@ -52,7 +52,7 @@ class NGrams:
     @staticmethod
     def fit_shared(shared: Shared, values: Float[Tensor, "n units"], order: int = ORDERS) -> list[Patterns]:
         """The same with the tables at hand."""
-        trie, known = shared.trie.up_to(order), values[shared.fit | shared.select].T.contiguous()
+        trie, known = shared.trie.up_to(order), values[shared.fit].T.contiguous()
         return [NGrams.prune(trie, column) for column in known]
 
     @staticmethod

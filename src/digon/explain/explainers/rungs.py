@@ -9,7 +9,6 @@ decided on the select rows. A rung fits all units of a site in one call, on what
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -44,7 +43,6 @@ LADDER: dict[str, Rung] = {
     **{f"look-up of {k}": _by_rows(LookUp.fit_many, k=k) for k in (1, 5, 20, 100)},
     LookUp.name: _by_rows(LookUp.fit_many),
     **{name: _by_rows(BackOff(order).fit_many) for order, name in enumerate(backoff.NAMES, 1)},
-    "2-grams": partial(NGrams.fit_shared, order=2),
     NGrams.name: NGrams.fit_shared,
     LinearProbe.name: LinearProbe.fit_shared,
     FormulaSearch.name: FormulaSearch.fit_shared,

@@ -24,8 +24,8 @@ class Shared:
 
     @cached_property
     def trie(self) -> Trie:
-        """All patterns of up to three tokens of both splits."""
-        return Trie.of(self.contexts.take(self.fit | self.select))
+        """All patterns of up to three tokens of the fit rows."""
+        return Trie.of(self.contexts.take(self.fit))
 
     @cached_property
     def scene(self) -> Scene:

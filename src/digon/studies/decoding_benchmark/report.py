@@ -100,7 +100,7 @@ def _tier(about: str, cells: Sequence[Cell]) -> list[str]:
     ]
     for score, title in TABLES:
         rows = []
-        for coder in dict.fromkeys(cell.coder for cell in cells):
+        for coder in (name for name in ENTRANTS if any(cell.coder == name for cell in cells)):
             its = {cell.l0: cell.scores[score] for cell in cells if cell.coder == coder}
             rows.append([coder, *(number(its.get(l0)) for l0 in grid)])
         parts += [f"### {title}", table(["l0", *map(str, grid)], rows)]
@@ -126,7 +126,7 @@ def _seeds(cells: Sequence[Cell]) -> str:
 
 def verdict(cells: Sequence[Cell]) -> str:
     """Whether ours beats every coder that does not know the truth, with intervals that do not overlap, in F1 and MCC."""
-    lost: list[str] = []
+    lost: dict[str, dict[str, list[int]]] = {}
     told = 0
     for mine in (c for c in cells if c.coder == OURS):
         for rival in (c for c in cells if c.coder not in (OURS, OTHER, LIMIT) and c.l0 == mine.l0):
@@ -134,14 +134,21 @@ def verdict(cells: Sequence[Cell]) -> str:
                 a, b = mine.scores[score], rival.scores[score]
                 told += 1
                 if not a.low > b.high:  # also where there is no interval
-                    lost.append(f"{score} of {rival.coder} at l0 = {mine.l0}")
+                    lost.setdefault(rival.coder, {}).setdefault(score, []).append(mine.l0)
     if not told:
         return ""
     if not lost:
         return f"**{OURS} is above every other coder, in F1 and MCC at every l0, and no intervals overlap** ({told} comparisons)."
-    return (
-        f"{OURS} is clearly above the others in {told - len(lost)} of {told} comparisons; not above: {'; '.join(lost)}."
-    )
+    count = sum(len(l0) for scores in lost.values() for l0 in scores.values())
+    named = [
+        f"{coder} ({', '.join(f'{score} at l0 = {_listed(l0)}' for score, l0 in scores.items())})"
+        for coder, scores in lost.items()
+    ]
+    return f"{OURS} is clearly above the others in {told - count} of {told} comparisons; not above {'; '.join(named)}."
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _sweeps(cells: Sequence[Cell]) -> list[str]:

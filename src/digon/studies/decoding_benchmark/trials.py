@@ -55,6 +55,8 @@ SWEEPS: dict[str, dict[float, TreeConfig]] = {
     "hierarchy": {float(depth): replace(MIDDLE, depth=depth) for depth in (0, 2, 3)},
 }
 """One property of the swept world at a time; latents as many as half of the features. The world itself is in all of them."""
+SHARED = "swept"
+"""Name of the world that is in all sweeps."""
 STEPPED = ("batchtopk", "matryoshka", "digon", "truth")
 """Coders that are swept."""
 
@@ -80,7 +82,7 @@ def swept_name(sweep: str, value: float) -> str:
     >>> swept_name("load", 2), swept_name("load", 4), swept_name("hierarchy", 2)
     ('load 2', 'swept', 'swept')
     """
-    return "swept" if SWEEPS[sweep][value] == MIDDLE else f"{sweep} {value:g}"
+    return SHARED if SWEEPS[sweep][value] == MIDDLE else f"{sweep} {value:g}"
 
 
 def _trial(arena: Arena, about: str, coder: str, l0: int, seed: int, steps: int | None) -> WorldTrial:

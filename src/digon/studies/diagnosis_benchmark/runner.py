@@ -92,7 +92,9 @@ def measure(job: Job) -> Record:
             vars(given).update({name: value for name, value in vars(everything).items() if name in SHARED})
         verdict = diagnose(given)
         checks = {check.id: check.verdict for check in verdict.checks}
-        verdicts[access] = json.loads(to_json(replace(verdict, checks=(), budget={}))) | {"checks": checks}
+        excluded = sorted({cause for check in verdict.checks for cause in check.excludes})
+        plain = json.loads(to_json(replace(verdict, checks=(), budget={})))
+        verdicts[access] = plain | {"checks": checks, "excluded": excluded}
         clock.lap(f"verdict {access}")
     truth = world.truth
     return found | {

@@ -13,6 +13,7 @@ import torch
 
 from ... import rng
 from ...diagnose.posterior import Kind, Opinion, Posterior, Reference, fit, kind_of
+from ...diagnose.verdict import decide
 from ...measures.calibration import Reliability, abstention_curve, brier, chance_error, covered, reliability
 from ...records import CAUSES, Cause
 from ..jobs import Record
@@ -122,6 +123,23 @@ def judge(posterior: Posterior, records: Iterable[Record], access: str) -> Judge
     names = posterior.reference.names
     table = np.array([[_number(r["statistics"].get(name)) for name in names] for r in kept]).reshape(-1, len(names))
     return Judged(access, kept, tuple(posterior.of_table(table, access)))
+
+
+def concluded(posterior: Posterior, record: Record) -> Record:
+    """A cell whose verdicts name the causes that this posterior leaves, of those that the checks did not exclude.
+
+    Checks take most of the time and do not change with what the posterior has learned. A verdict that does not say what
+    they excluded stays as it is.
+    """
+    numbers = {name: _number(value) for name, value in record.get("statistics", {}).items()}
+    verdicts = {
+        access: verdict
+        | {"causes": list(decide(verdict["excluded"], posterior.of(numbers, access), access, numbers)[0])}
+        if "excluded" in verdict
+        else verdict
+        for access, verdict in record.get("verdicts", {}).items()
+    }
+    return {**record, "verdicts": verdicts} if verdicts else record
 
 
 def confusion(judged: Judged) -> np.ndarray:

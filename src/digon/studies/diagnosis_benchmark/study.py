@@ -20,7 +20,7 @@ from ..settings import DiagnosisBenchmark
 from .cells import GRIDS, SPLITS, Cell, cells
 from .report import Findings, markdown
 from .runner import job_of, measure
-from .scores import ablation, by_baseline, judge, leave_one_family_out, reference_of
+from .scores import ablation, by_baseline, concluded, judge, leave_one_family_out, reference_of
 
 SMOKE_CELLS, SMOKE_ROWS, SMOKE_UNITS = 3, 10_000, 16
 ACCESS = ("A", "A+", "B")
@@ -89,6 +89,7 @@ def chosen(config: DiagnosisBenchmark, split: str) -> tuple[Cell, ...]:
 def findings(records: dict[str, Sequence[Record]], command: str, *, small: bool = False) -> Findings:
     """Everything that the report is written from; `small` leaves out what refits the model again and again."""
     model = _posterior(records)
+    records = {split: [concluded(model, r) for r in some] for split, some in records.items()}
     test = [r for r in records["test"] if "error" not in r]
     families = [] if small else sorted(set(model.reference.families))
     return Findings(

@@ -104,7 +104,7 @@ def markdown(records: Sequence[Record], command: str, machine: str) -> str:
         METHOD,
     ]
     for text in dict.fromkeys(cell.text for cell in cells):
-        parts += _text(text, [cell for cell in cells if cell.text == text])
+        parts += _text(text, [cell for cell in cells if cell.text == text], _sample(records, text))
     return "\n\n".join([*parts, LIMITS]) + "\n"
 
 
@@ -123,13 +123,25 @@ LIMITS = """## What this does not show
 
 - Units are sums of clean rules with Gaussian noise. Units of networks are not.
 - Two parts in the same kind of context count as one, and one part in two kinds of context as two: the text around is all that a
-  count without labels can go by. Topics are made to be told apart; families of words in Python's source are not, and the second
-  table says what becomes of N_eff there.
+  count without labels can go by. Topics are made to be told apart; words of Python's source are not, and where N_eff falls
+  short there, two of them stand in one kind of context. Spellings of a word are one by definition, in the truth and in the count.
+- The threshold at which two kinds of context are one was chosen on seed 0 of both texts. Words of a topic share their contexts
+  exactly; true synonyms share them in part.
+- Where a unit fires in few documents of the calibrate split, no piece can be told from chance, and N_eff is missing.
 - Shares of gain depend on the order: a part of density p that is added after k others gains k(1 − Kp)/(K(1 − kp)) in all, so
   frequent parts make N_eff a little smaller (4.3 for five that fill half of the text)."""
 
 
-def _text(text: str, cells: Sequence[Cell]) -> list[str]:
+def _sample(records: Sequence[Record], text: str) -> str:
+    """What the numbers of a text rest on."""
+    units: dict[int, int] = {}
+    for record in records:
+        if record["text"] == text and "error" not in record:
+            units[record["seed"]] = units.get(record["seed"], 0) + len(record["found"])
+    return "Units: " + ", ".join(f"{n} with seed {seed}" for seed, n in sorted(units.items())) + "."
+
+
+def _text(text: str, cells: Sequence[Cell], sample: str) -> list[str]:
     rows = [
         [c.about, str(len(c.units)), *(_percent(c.ranked(how)) for how in HOW), _percent(c.ranked(HOW[1], ties=True)),
          _short(c.effective), _pm(c.counted),
@@ -154,6 +166,7 @@ def _text(text: str, cells: Sequence[Cell]) -> list[str]:
     other = [[c.about, _short(c.effective), _pm(c.counted), *(_pm(mean(a, c.known(a))) for a in at)] for c in unions]
     return [
         f"## {TEXTS.get(text, text)}",
+        sample,
         " ".join(verdicts(cells)),
         table(head, rows),
         "### ρ / reachable of every rung",

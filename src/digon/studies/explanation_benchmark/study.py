@@ -50,7 +50,9 @@ def run_explanation(config: ExplanationBenchmark, out: Path, report: Path | None
         records = [done[trial.key] for trial in wanted if trial.key in done]
     else:
         records = jobs.run(wanted, measure, path, config.workers)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+    )
     written = markdown(records, _command(config, report), machine)
     for place in [out / "report.md", *([report] if report is not None else [])]:
         files.write_text(place, written)

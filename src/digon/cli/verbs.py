@@ -1,33 +1,26 @@
-"""The command line: one function per verb, imported when it is called, with no logic of its own.
+"""One function per verb, imported when it is called, with no logic of its own."""
 
-`digon VERB --help` teaches the verb. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
-"""
-
-import argparse
-import functools
-import json
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
-from . import __version__
-from .errors import DigonError
-from .studies.explaining.settings import ExplainConfig, Spending, WordsConfig
-from .studies.settings import (
+from ..studies.explaining.settings import ExplainConfig, Spending, WordsConfig
+from ..studies.settings import (
     AnchorsBenchmark,
     AuditConfig,
     DecodeConfig,
     DecodingBenchmark,
     DiagnoseConfig,
     DiagnosisBenchmark,
+    DirectionsBenchmark,
+    DirectionsConfig,
     ExplanationBenchmark,
+    LadderStudy,
 )
-from .studies.toys.settings import ToyConfig
+from ..studies.toys.settings import ToyConfig
 
 
 def demo(out: Path = Path("runs/demo"), *, seed: int = 0, tokens: int = 150_000) -> dict[str, Any]:
@@ -40,7 +33,7 @@ def demo(out: Path = Path("runs/demo"), *, seed: int = 0, tokens: int = 150_000)
         seed: seed of everything random.
         tokens: how many tokens to look at.
     """
-    from .studies.demo import run_demo
+    from ..studies.demo import run_demo
 
     return _with_page(run_demo(out, seed=seed, tokens=tokens))
 
@@ -58,7 +51,7 @@ def audit(
         out: folder of the run; default runs/<model>.
         config: TOML with settings of an audit; other flags override it.
     """
-    from .studies.audit import run_audit
+    from ..studies.audit import run_audit
 
     return _with_page(run_audit(settings, out or Path("runs") / Path(settings.model.removeprefix("package:")).name))
 
@@ -84,7 +77,7 @@ def harvest(
         seed: seed of the order of contexts.
         device: cpu, cuda, cuda:1, mps.
     """
-    from .studies.steps import harvest_to
+    from ..studies.steps import harvest_to
 
     return harvest_to(out, model=model, data=data, site=site, tokens=tokens, seed=seed, device=device)
 
@@ -101,7 +94,7 @@ def decode(settings: Annotated[DecodeConfig, tyro.conf.arg(name="")]) -> dict[st
     Args:
         settings: what to decode, and with which autoencoders.
     """
-    from .studies.decode import decode_run
+    from ..studies.decode import decode_run
 
     result = decode_run(settings)
     # Of several processes only the first one has something to say.
@@ -128,9 +121,25 @@ def explain(
         spending: how much, how fast.
         out: folder of the run; default: one for every choice of settings, such as runs/explain-demo-1c9a2f.
     """
-    from .studies.explaining.study import run_explain
+    from ..studies.explaining.study import run_explain
 
     return _with_page(run_explain(settings, words, spending, out))
+
+
+def directions(
+    settings: Annotated[DirectionsConfig, tyro.conf.arg(name="")], *, out: Path | None = None
+) -> dict[str, Any]:
+    """Which directions can be explained, where units cannot? Judged on unseen documents, beside units and beside chance.
+
+    Writes a page with a card per direction, and directions.safetensors, which `digon explain --directions` reads.
+
+    Args:
+        settings: where to look, by which explanations, and how hard.
+        out: folder of the run, which the same command resumes; default: one for every choice of settings.
+    """
+    from ..studies.directions.study import run_directions
+
+    return _with_page(run_directions(settings, out))
 
 
 def reproduce(
@@ -161,14 +170,17 @@ def reproduce(
         device: for the studies that train in torch (robustness, privileged, absolute); the others run compiled on the CPU.
         full: sizes of the papers where paper size is a reduced one (hours).
     """
-    from .studies.toys import verbs
+    from ..studies.toys import verbs
 
     if not ids and not all:
         return verbs.listing()
     settings = {"size": size, "seed": seed, "device": device, "full": full}
     result = _with_page(verbs.reproduce_claims(ids, out, report, **settings))
     if figures is not None:
-        _export(Path(result["run"]), figures)
+        from .page.figures import export
+        from .store.runs import Run
+
+        export(Run.open(Path(result["run"])), figures)
     return result
 
 
@@ -179,9 +191,9 @@ def toy(config: Annotated[ToyConfig, tyro.conf.arg(name="")], *, out: Path | Non
         config: the network, its features and how to train it.
         out: folder of the run; default: one for every choice of settings, such as runs/toy-5in2-1c9a2f.
     """
-    from .config import digest
-    from .studies.toys.single import run_toy
-    from .studies.toys.verbs import to_stderr
+    from ..config import digest
+    from ..studies.toys.single import run_toy
+    from ..studies.toys.verbs import to_stderr
 
     folder = out or Path("runs") / f"toy-{config.n}in{config.m}-{digest(config)[:6]}"
     return _with_page(run_toy(config, folder, to_stderr))
@@ -199,7 +211,7 @@ def diagnose(
         out: folder of the run; default: one for every choice of settings, such as runs/diagnose-acts-1c9a2f.
         budget: with --json, also print the share of every cause in every unit.
     """
-    from .studies.diagnosis import document, run_diagnosis
+    from ..studies.diagnosis import document, run_diagnosis
 
     result = _with_page(run_diagnosis(settings, out))
     return {**result, "document": document(result["diagnosis"], budget=budget)}
@@ -210,6 +222,7 @@ def benchmark(
         Annotated[DiagnosisBenchmark, tyro.conf.subcommand("diagnosis")]
         | Annotated[DecodingBenchmark, tyro.conf.subcommand("decoding")]
         | Annotated[ExplanationBenchmark, tyro.conf.subcommand("explanation")]
+        | Annotated[DirectionsBenchmark, tyro.conf.subcommand("directions")]
         | Annotated[AnchorsBenchmark, tyro.conf.subcommand("anchors")],
         tyro.conf.arg(name=""),
     ],
@@ -223,20 +236,42 @@ def benchmark(
     """
     folder = lambda name: of.out or Path("runs") / f"benchmark-{name}"  # noqa: E731
     if isinstance(of, AnchorsBenchmark):
-        from .studies import anchors
+        from ..studies import anchors
 
         return anchors.write(folder("anchors"), of.report)
+    if isinstance(of, DirectionsBenchmark):
+        from ..studies.directions import benchmark as directions
+
+        return directions.run_benchmark(of, folder("directions"))
     if isinstance(of, DecodingBenchmark):
-        from .studies.decoding_benchmark.study import run_decoding
+        from ..studies.decoding_benchmark.study import run_decoding
 
         return _draw(run_decoding(of, folder("decoding"), of.report), of.report)
     if isinstance(of, ExplanationBenchmark):
-        from .studies.explanation_benchmark.study import run_explanation
+        from ..studies.explanation_benchmark.study import run_explanation
 
         return _draw(run_explanation(of, folder("explanation"), of.report), of.report)
-    from .studies.diagnosis_benchmark.study import run_benchmark
+    from ..studies.diagnosis_benchmark.study import run_benchmark
 
     return run_benchmark(of, folder("diagnosis" + "-smoke" * (of.size == "smoke")), of.report)
+
+
+def study(
+    name: Positional[Literal["ladder"]], settings: Annotated[LadderStudy, tyro.conf.arg(name="")]
+) -> dict[str, Any]:
+    """Ask a question of many networks at once: ladder trains small transformers and compares what their units mean.
+
+    Sizes, depths, activations and sparsities, all on the same tokens; what explanations score, per layer, and slopes
+    beside the published ones. Killed at any moment, the same command goes on where it was; what failed is tried again.
+
+    Args:
+        name: which study.
+        settings: how much of it, and where results go.
+    """
+    from ..studies.ladder.study import run_ladder
+
+    folder = settings.out or Path("runs") / (f"study-{name}" + "-smoke" * (settings.size == "smoke"))
+    return _with_page(_draw(run_ladder(settings, folder, settings.report), settings.report))
 
 
 def runs(folder: Positional[Path] = Path("runs")) -> dict[str, Any]:
@@ -245,7 +280,7 @@ def runs(folder: Positional[Path] = Path("runs")) -> dict[str, Any]:
     Args:
         folder: where to look.
     """
-    from .page.terminal import list_folder
+    from ..page.terminal import list_folder
 
     return list_folder(folder)
 
@@ -257,14 +292,14 @@ def page(run: Positional[Path], *, out: Path | None = None) -> dict[str, Any]:
         run: the run folder.
         out: where to write it; default page.html in the run folder.
     """
-    from .page.build import build
+    from ..page.build import build
 
     path = build(run, out)
     return {"page": str(path), "next": f"open {path} in a browser"}
 
 
 def _with_page(result: dict[str, Any]) -> dict[str, Any]:
-    from .page.build import build
+    from ..page.build import build
 
     if not (Path(result["run"]) / "facts.json").is_file():
         return result  # an audit that is not finished has no page yet
@@ -273,17 +308,17 @@ def _with_page(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _export(run: Path, folder: Path) -> None:
-    from .page.figures import export
-    from .store.runs import Run
+    from ..page.figures import export
+    from ..store.runs import Run
 
     export(Run.open(run), folder)
 
 
 def _draw(result: dict[str, Any], report: Path | None) -> dict[str, Any]:
     """The pictures of a benchmark, beside its report; without matplotlib there are none."""
-    from .errors import ConfigError
-    from .page.figures import write
-    from .records import Figure, from_json
+    from ..errors import ConfigError
+    from ..page.figures import write
+    from ..records import Figure, from_json
 
     found = from_json(list[Figure], Path(result["pictures"]).read_text(encoding="utf-8"))
     try:
@@ -300,90 +335,12 @@ VERBS: dict[str, Callable[..., Any]] = {
     "harvest": harvest,
     "decode": decode,
     "explain": explain,
+    "directions": directions,
     "reproduce": reproduce,
     "toy": toy,
     "diagnose": diagnose,
     "benchmark": benchmark,
+    "study": study,
     "runs": runs,
     "page": page,
 }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    as_json = "--json" in given
-    verb, rest = _parse_verb([word for word in given if word != "--json"])
-    try:
-        function = _with_file(rest) if verb == "audit" else VERBS[verb]
-        result = tyro.cli(function, args=rest, prog=f"digon {verb}")
-    except DigonError as error:
-        return _fail(error, as_json)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
-    if result:  # of several processes, only the first one has something to say
-        _print(result, as_json)
-    return 1 if result.get("failed") else 0
-
-
-def _parse_verb(given: list[str]) -> tuple[str, list[str]]:
-    lines = [f"  {name:<9} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items()]
-    parser = argparse.ArgumentParser(
-        prog="digon",
-        description="Polysemanticity and superposition in neural networks: measure, diagnose, decode, explain.",
-        epilog="verbs:\n"
-        + "\n".join(lines)
-        + "\n\n`digon VERB --help` teaches a verb; --json makes any verb print one JSON object."
-        + "\nStart with `digon demo`.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"digon {__version__}")
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=" | ".join(VERBS))
-    parsed = parser.parse_args(given[:1] or ["--help"])
-    return parsed.verb, given[1:]
-
-
-def _with_file(rest: Sequence[str]) -> Callable[..., Any]:
-    """`audit` with the settings of its TOML file as defaults, so that flags override them."""
-    from . import config as configs
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    path = parser.parse_known_args(rest)[0].config
-    return audit if path is None else functools.partial(audit, settings=configs.load(AuditConfig, path))
-
-
-def _fail(error: DigonError, as_json: bool) -> int:
-    if as_json:
-        fields = {"error": error.problem, "expected": error.expected, "hint": error.hint}
-        print(json.dumps(fields), file=sys.stderr)
-    else:
-        process = f" in process {os.environ.get('RANK')}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        print(f"error{process}: {error}", file=sys.stderr)
-    return error.exit_code
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(_document(result))
-        return
-    from .page.terminal import show
-
-    show(result)
-
-
-def _document(result: dict[str, Any]) -> str:
-    """One JSON document; of claims it is their list alone, of a diagnosis the diagnosis."""
-    from .records import to_json
-
-    if "document" in result:
-        return json.dumps({**result["document"], "run": result["run"], "page": result["page"]})
-    if "claims" not in result:
-        return json.dumps(result)
-    rows = [json.loads(to_json(claim)) for claim in result["claims"]]
-    return json.dumps([{key: value for key, value in row.items() if key != "compare"} for row in rows])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

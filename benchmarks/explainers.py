@@ -1,0 +1,88 @@
+"""Units per second of the ladder of explanations without a language model, against a plain loop over the same units.
+
+The plain loop explains one unit at a time and shares nothing: it makes the tables of patterns and concepts again for every unit,
+and simulates the hybrid's parts itself. Both give the same explanations. Units are mixtures of a look-up, a gate and noise on a
+corpus with Zipf's law; half of them are rectified. Both take turns, so that other load hits both; the ratio counts.
+
+    python benchmarks/explainers.py [--documents 1000] [--units 64] [--plain 4] [--rounds 3] [--threads 2]
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+import torch
+from torch import Tensor
+
+from digon import rng
+from digon.explain.exemplars import Contexts, Excerpts
+from digon.explain.explainers import LADDER, Concept, Shared, fit_all
+
+LENGTH, VOCABULARY = 128, 4000
+
+
+def corpus(documents: int) -> tuple[Contexts, Tensor, Tensor]:
+    """Contexts, fit rows, select rows."""
+    g = rng.stream(0, "corpus")
+    n = documents * LENGTH
+    tokens = torch.multinomial(1 / torch.arange(1, VOCABULARY + 1).double(), n, replacement=True, generator=g)
+    owners, positions = torch.arange(n) // LENGTH, torch.arange(n) % LENGTH
+    excerpts = Excerpts.of(owners, positions, [f"document {i}" for i in range(documents)])
+    contexts = Contexts.of(tokens, owners, positions, VOCABULARY)
+    return contexts, excerpts.row_split("fit"), excerpts.row_split("select")
+
+
+def activations(contexts: Contexts, units: int) -> Tensor:
+    """[n, units]: every token has a value, some after a gate only, and half of the variance is noise."""
+    g = rng.stream(0, "units")
+    tokens = contexts.keys[0]
+    columns = []
+    for unit in range(units):
+        table = torch.randn(VOCABULARY, generator=g).abs() * (torch.rand(VOCABULARY, generator=g) < 0.1)
+        gate = Concept(8, int(torch.randint(40, (), generator=g))).holds(contexts)
+        clean = table[tokens] + 2 * (tokens < 30) * gate
+        noisy = clean + clean.std() * torch.randn(len(tokens), generator=g)
+        columns.append(noisy.clamp_min(0) if unit % 2 else noisy)
+    return torch.stack(columns, 1)
+
+
+def by_rung(contexts: Contexts, values: Tensor, fit: Tensor, select: Tensor) -> None:
+    """Milliseconds per unit of every rung but the hybrid, tables at hand, on one thread."""
+    torch.set_num_threads(1)
+    shared = Shared(contexts, fit, select)
+    shared.prepare()
+    for name, rung in LADDER.items():
+        rung(shared, values[:, :1])
+        start = time.perf_counter()
+        rung(shared, values)
+        print(f"  {name:14s} {1e3 * (time.perf_counter() - start) / values.shape[1]:7.1f} ms")
+
+
+def main() -> None:
+    """Print units per second of both and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, default in (("documents", 1000), ("units", 64), ("plain", 4), ("rounds", 3), ("threads", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    contexts, fit, select = corpus(given.documents)
+    values = activations(contexts, given.units)
+    fit_all(values[:, :1], contexts, fit, select)  # compiles
+    ratios, rates = [], []
+    for _ in range(given.rounds):
+        start = time.perf_counter()
+        for unit in range(given.plain):
+            fit_all(values[:, unit : unit + 1], contexts, fit, select)
+        plain = given.plain / (time.perf_counter() - start)
+        start = time.perf_counter()
+        fit_all(values, contexts, fit, select)
+        rates.append(given.units / (time.perf_counter() - start))
+        ratios.append(rates[-1] / plain)
+    print(f"{len(contexts.keys[0]):,} tokens, load {os.getloadavg()[0]:.1f}, {given.threads} threads")
+    print(f"shared {statistics.median(rates):.2f} units/s, {statistics.median(ratios):.1f} × the plain loop")
+    by_rung(contexts, values[:, :16], fit, select)
+
+
+if __name__ == "__main__":
+    main()
