@@ -71,21 +71,23 @@ def fit_all(
 
 
 def fit_shared(
-    values: Float[Tensor, "n units"], shared: Shared, ladder: Mapping[str, Rung] = LADDER
+    values: Float[Tensor, "n units"], shared: Shared, ladder: Mapping[str, Rung] = LADDER, *, blend: bool = True
 ) -> list[tuple[Fitted, ...]]:
-    """The same on tables that are there already, for units that come in several parts."""
+    """The same on tables that are there already, for units that come in several parts; without `blend` no hybrid."""
     shared.prepare()
     with threads.alone():
         spans = threads.spans(values.shape[1], max(threads.count(), -(-values.shape[1] // TOGETHER)))
-        parts = threads.share(lambda span: _fitted(values[:, span[0] : span[1]], shared, ladder), spans)
+        parts = threads.share(lambda span: _fitted(values[:, span[0] : span[1]], shared, ladder, blend), spans)
     return [explanations for part in parts for explanations in part]
 
 
-def _fitted(values: Float[Tensor, "n units"], shared: Shared, ladder: Mapping[str, Rung]) -> list[tuple[Fitted, ...]]:
+def _fitted(
+    values: Float[Tensor, "n units"], shared: Shared, ladder: Mapping[str, Rung], blend: bool
+) -> list[tuple[Fitted, ...]]:
     """All rungs on some of the units."""
     rungs = {name: rung(shared, values) for name, rung in ladder.items()}
     blended = [name for name in BLENDED if name in rungs]
-    if len(blended) > 1:
+    if blend and len(blended) > 1:
         parts = [{name: rungs[name][unit] for name in blended} for unit in range(values.shape[1])]
         rungs[HYBRID] = [hybrid(shared, values[:, unit], mine) for unit, mine in enumerate(parts)]
     return list(zip(*rungs.values(), strict=True))

@@ -36,9 +36,10 @@ function provenance(p) {
 
 // Explained variance against bits: one point per explanation, the ceiling of all that see one token only.
 function rateChart(card) {
-  const points = card.explanations.filter((e) => e.score && (e.score.population || e.score.top_and_random).value !== null && e.bits > 0);
+  const of = (e) => (e.score.population && e.score.population.value !== null ? e.score.population : e.score.top_and_random);
+  const points = card.explanations.filter((e) => e.score && of(e).value !== null && e.bits > 0);
   if (points.length < 2) return null;
-  const of = (e) => (e.score.population && e.score.population.value !== null ? e.score.population : e.score.top_and_random), square = (v) => (v === null ? null : Math.max(v, 0) ** 2);
+  const square = (v) => (v === null ? null : Math.max(v, 0) ** 2);
   const eta = card.measurements.find((m) => m.name === "eta2" && m.value !== null), sorted = [...points].sort((a, b) => a.bits - b.bits);
   let best = -1;
   const front = sorted.filter((e) => square(of(e).value) > best && (best = square(of(e).value)) > -1);

@@ -145,9 +145,10 @@ class Desk:
     def _explained(
         self, values: Float[Tensor, "n units"], rungs: Sequence[str], coverage: bool, first: int
     ) -> list[Found]:
-        wanted = set(ladder(rungs)) | ({HYBRID} if not rungs or HYBRID in rungs else set())
-        parts = fit_shared(values, self.shared, {name: LADDER[name] for name in ladder(rungs)})
-        fitted = [{one.name: one for one in ones if one.name in wanted} for ones in parts]
+        # parts are blended by how they do on the select split
+        blend = (not rungs or HYBRID in rungs) and bool(self.shared.select.any())
+        parts = fit_shared(values, self.shared, {name: LADDER[name] for name in ladder(rungs)}, blend=blend)
+        fitted = [{one.name: one for one in ones if not rungs or one.name in rungs} for ones in parts]
         simulated = {
             name: torch.stack([ones[name].simulate(self.contexts) for ones in fitted], 1) for name in fitted[0]
         }
