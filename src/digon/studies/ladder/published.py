@@ -68,25 +68,13 @@ def claims(found: Ladder) -> list[Claim]:
 
 
 def _sizes(found: Ladder, explainer: str) -> list[Claim]:
-    made = []
-    for number, (score, title) in enumerate(TITLES.items(), 1):
-        ours = found.per_decade(f"{explainer}_{score}")
-        near = per_decade(score, SMALL)
-        made += [
-            _claim(
-                f"1.{number}",
-                f"Larger networks score lower, {title}, per decade of parameters.",
-                per_decade(score),
-                ours,
-            ),
-            _claim(
-                f"1.{number + 2}",
-                f"The same over the published networks below 13 million parameters, {title}.",
-                near,
-                ours,
-            ),
-        ]
-    return sorted(made, key=lambda claim: claim.id)
+    return [
+        _claim(
+            f"1.{number}", f"Larger networks score lower, {title}, per decade of parameters.", per_decade(score),
+            found.per_decade(f"{explainer}_{score}"),
+        )
+        for number, (score, title) in enumerate(TITLES.items(), 1)
+    ]  # fmt: skip
 
 
 def _layers(found: Ladder, explainer: str) -> list[Claim]:
