@@ -84,7 +84,7 @@ def test_a_clear_lead_is_told_and_an_unclear_one_is_not():
     close = report.cells_of([*runs("digon", 0.9, 0.05), *runs("topk", 0.88, 0.05)])
     assert "not above topk (f1 at l0 = 2, 3)" in report.verdict(close)
     single = report.cells_of([record("digon", 2, 0, 0.9, 0.9), record("topk", 2, 0, 0.1, 0.1)])
-    assert "0 of 2 comparisons" in report.verdict(single)
+    assert "0 of 2 comparisons; for 2 there are too few seeds to tell" in report.verdict(single)
 
 
 def test_the_report_shows_every_number_with_its_interval():

@@ -118,33 +118,36 @@ def _tier(about: str, cells: Sequence[Cell]) -> list[str]:
 def _seeds(cells: Sequence[Cell]) -> str:
     runs = {cell.coder: min(c.scores["f1"].n or 0 for c in cells if c.coder == cell.coder) for cell in cells}
     counts = sorted(set(runs.values()))
-    later = (
-        " (the later ones were added when the intervals of the first were seen to be wide)" if len(counts) > 1 else ""
-    )
+    later = "; why they differ is told in [decoding-settings.md](decoding-settings.md)" if len(counts) > 1 else ""
     return "Seeds: " + "; ".join(f"{n} of {', '.join(c for c in runs if runs[c] == n)}" for n in counts) + later + "."
 
 
 def verdict(cells: Sequence[Cell]) -> str:
     """Whether ours beats every coder that does not know the truth, with intervals that do not overlap, in F1 and MCC."""
     lost: dict[str, dict[str, list[int]]] = {}
-    told = 0
+    told, unknown = 0, 0
     for mine in (c for c in cells if c.coder == OURS):
         for rival in (c for c in cells if c.coder not in (OURS, OTHER, LIMIT) and c.l0 == mine.l0):
             for score in ("f1", "mcc"):
                 a, b = mine.scores[score], rival.scores[score]
                 told += 1
-                if not a.low > b.high:  # also where there is no interval
+                if not (math.isfinite(a.low) and math.isfinite(b.high)):
+                    unknown += 1
+                elif not a.low > b.high:
                     lost.setdefault(rival.coder, {}).setdefault(score, []).append(mine.l0)
     if not told:
         return ""
-    if not lost:
+    if not lost and not unknown:
         return f"**{OURS} is above every other coder, in F1 and MCC at every l0, and no intervals overlap** ({told} comparisons)."
     count = sum(len(l0) for scores in lost.values() for l0 in scores.values())
     named = [
         f"{coder} ({', '.join(f'{score} at l0 = {_listed(l0)}' for score, l0 in scores.items())})"
         for coder, scores in lost.items()
     ]
-    return f"{OURS} is clearly above the others in {told - count} of {told} comparisons; not above {'; '.join(named)}."
+    parts = [f"{OURS} is clearly above the others in {told - count - unknown} of {told} comparisons"]
+    parts += [f"not above {'; '.join(named)}"] if named else []
+    parts += [f"for {unknown} there are too few seeds to tell"] if unknown else []
+    return f"{'; '.join(parts)}."
 
 
 def _listed(values: Sequence[int]) -> str:
