@@ -37,8 +37,8 @@ Path = tuple[int, ...]
 
 
 class _Tables(NamedTuple):
-    root: NDArray[np.int64]
-    """State that every token, from the start (−1) on, leads to first; −1 for none."""
+    table: NDArray[np.int32]
+    """[lags, vocabulary + 1]: state after "any" so many times and then a token, from the start (−1) on; −1 for none."""
     first: NDArray[np.int64]
     """Where the literal edges of every state begin; one more than states."""
     labels: NDArray[np.int64]
@@ -85,17 +85,21 @@ class Automaton:
             found[node] = number
         return found
 
-    @cached_property
     def _tables(self) -> _Tables:
         literal = [sorted((k, v) for k, v in edges.items() if k != ANY) for edges in self._edges]
         flat = np.array([pair for pairs in literal for pair in pairs], dtype=np.int64).reshape(-1, 2)
         first = np.concatenate([[0], np.cumsum([len(pairs) for pairs in literal])])
         anys = np.array([edges.get(ANY, -1) for edges in self._edges])
         ends = np.array([self._ends.get(node, -1) for node in range(len(self._edges))])
-        root = np.full(self.vocabulary + 1, -1)
-        for step, target in literal[0]:
-            root[step + 1] = target
-        return _Tables(root, first, flat[:, 0].copy(), flat[:, 1].copy(), anys, ends)
+        alone, node = [0], self._edges[0].get(ANY)
+        while node is not None:  # states that nothing but "any" leads to
+            alone.append(node)
+            node = self._edges[node].get(ANY)
+        table = np.full((len(alone), self.vocabulary + 1), -1, np.int32)
+        for lag, node in enumerate(alone):
+            for step, target in literal[node]:
+                table[lag, step + 1] = target
+        return _Tables(table, first, flat[:, 0].copy(), flat[:, 1].copy(), anys, ends)
 
     def matches(self, contexts: Contexts) -> NDArray[np.int64]:
         """Number of the path that decides each row; −1 for none."""
@@ -103,7 +107,7 @@ class Automaton:
 
         stream, rows = contexts.text
         search = match_first if self.greedy else match
-        return search(stream.tokens.numpy(), rows.numpy(), stream.starts[rows].numpy(), *self._tables)
+        return search(stream.tokens.numpy(), rows.numpy(), stream.starts[rows].numpy(), *self._tables())
 
     def simulate(self, contexts: Contexts) -> Float[Tensor, " n"]:
         """Predicted activation on every row."""

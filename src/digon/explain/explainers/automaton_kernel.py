@@ -14,10 +14,8 @@ from ...worlds.lanes import kernel
 
 @kernel
 @no_type_check
-def _child(node, token, root, first, labels, targets):
-    """The state that a token leads to, or −1; from the root by its table, as most rows go no further."""
-    if node == 0:
-        return root[token + 1]
+def _child(node, token, first, labels, targets):
+    """The state that a token leads to, or −1."""
     low, high = first[node], first[node + 1]
     while low < high:
         middle = (low + high) // 2
@@ -30,16 +28,22 @@ def _child(node, token, root, first, labels, targets):
 
 @kernel
 @no_type_check
-def match(tokens, places, begins, root, first, labels, targets, anys, ends):
-    """The most specific pattern of every row, by number of literals, then length, then nearer literals; −1 for none."""
+def match(tokens, places, begins, table, first, labels, targets, anys, ends):
+    """The most specific pattern of every row, by number of literals, then length, then nearer literals; −1 for none.
+
+    `table` [lags, tokens + 1] holds the state after any tokens up to a lag and then a literal: most rows go no further.
+    """
     found = np.full(len(places), -1)
     nodes, depths, literals = np.empty(4096, np.int64), np.empty(4096, np.int64), np.empty(4096, np.int64)
     for i in range(len(places)):
-        if anys[0] < 0 and root[tokens[places[i]] + 1] < 0:
-            continue
+        top = 0
+        for lag in range(min(len(table) - 1, places[i] - begins[i] + 1), -1, -1):
+            at = places[i] - lag
+            following = table[lag, tokens[at] + 1 if at >= begins[i] else 0]
+            if following >= 0:
+                nodes[top], depths[top], literals[top] = following, lag + 1, 1
+                top += 1
         best_literals, best_length = 0, 0
-        nodes[0], depths[0], literals[0] = 0, 0, 0
-        top = 1
         while top:
             top -= 1
             node, depth, count = nodes[top], depths[top], literals[top]
@@ -51,7 +55,7 @@ def match(tokens, places, begins, root, first, labels, targets, anys, ends):
             if anys[node] >= 0 and at >= begins[i]:
                 nodes[top], depths[top], literals[top] = anys[node], depth + 1, count
                 top += 1
-            following = _child(node, tokens[at] if at >= begins[i] else -1, root, first, labels, targets)
+            following = _child(node, tokens[at] if at >= begins[i] else -1, first, labels, targets)
             if following >= 0:
                 nodes[top], depths[top], literals[top] = following, depth + 1, count + 1
                 top += 1
@@ -60,7 +64,7 @@ def match(tokens, places, begins, root, first, labels, targets, anys, ends):
 
 @kernel
 @no_type_check
-def match_first(tokens, places, begins, root, first, labels, targets, anys, ends):
+def match_first(tokens, places, begins, table, first, labels, targets, anys, ends):
     """The pattern at which a walk that prefers the literal and never turns back ends first; −1 for none."""
     found = np.full(len(places), -1)
     for i in range(len(places)):
@@ -71,7 +75,7 @@ def match_first(tokens, places, begins, root, first, labels, targets, anys, ends
                 break
             if at < begins[i] - 1:
                 break
-            following = _child(node, tokens[at] if at >= begins[i] else -1, root, first, labels, targets)
+            following = _child(node, tokens[at] if at >= begins[i] else -1, first, labels, targets)
             if following < 0 and at >= begins[i]:
                 following = anys[node]
             node = following
