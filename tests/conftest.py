@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import asyncio
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,3 +13,22 @@ import torch
 def _one_thread() -> None:
     """One thread: tests run side by side under pytest-xdist, and two threads on a tiny problem spend their time waiting."""
     torch.set_num_threads(1)
+
+
+PARKED = pytest.StashKey[asyncio.AbstractEventLoop]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of the browser leave their event loop parked in this thread; it is put aside for others, fixtures included."""
+    loop = asyncio._get_running_loop()
+    if loop is not None and item.get_closest_marker("browser") is None and item.path.parent.name != "page":
+        item.stash[PARKED] = loop
+        asyncio._set_running_loop(None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """The browser gets its loop back."""
+    if PARKED in item.stash:
+        asyncio._set_running_loop(item.stash[PARKED])

@@ -73,6 +73,11 @@ def test_imports_go_down_only(path):
         assert allowed, f"{name_of(path)} (layer {LAYERS[here]}) imports {module} (layer {LAYERS[there]})"
 
 
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_what_is_imported_from_ourselves_exists(path):
+    assert imports(path, lazy=True) <= MODULES.keys()
+
+
 def test_no_cycles():
     graph = {name: imports(path, lazy=True) & MODULES.keys() for name, path in MODULES.items()}
     done: set[str] = set()

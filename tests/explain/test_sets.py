@@ -1,4 +1,5 @@
 import asyncio
+import math
 
 import pytest
 import torch
@@ -155,7 +156,9 @@ def test_silent_and_damaged_units_do_not_stop_the_others():
         assert "real or simulated values are constant" in found.score.flags[0]
         assert found.score.population.value != found.score.population.value
         assert found.score.permuted.value != found.score.permuted.value
-    assert abs(noise.explanations[0].score.random_only.value) < 0.2
+    for found in noise.explanations:  # noise has no tokens of its own, and nothing is said
+        assert found.text.startswith("always")
+        assert math.isnan(found.score.random_only.value)
     assert good.explanations[0].score.top_and_random.value == pytest.approx(1)
     assert good.explanations[0].score.permuted.p == pytest.approx(1 / 201)
 

@@ -177,10 +177,7 @@ def reproduce(
     settings = {"size": size, "seed": seed, "device": device, "full": full}
     result = _with_page(verbs.reproduce_claims(ids, out, report, **settings))
     if figures is not None:
-        from .page.figures import export
-        from .store.runs import Run
-
-        export(Run.open(Path(result["run"])), figures)
+        _export(Path(result["run"]), figures)
     return result
 
 

@@ -39,6 +39,7 @@ def monosemanticity(embeddings: Float[Tensor, "n d"], values: Float[Tensor, "n u
 
     Raises: ConfigError for fewer than four rows.
 
+    >>> import torch
     >>> e = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     >>> found = monosemanticity(e, torch.tensor([[1.0], [1.0], [0.0], [0.0]]))
     >>> float(found.score), round(float(found.null), 4)

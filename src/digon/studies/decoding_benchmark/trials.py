@@ -79,7 +79,7 @@ def swept(coders: Sequence[str], seeds: int, steps: int | None = None) -> Iterat
 def swept_name(sweep: str, value: float) -> str:
     """The property and its value; the world that all sweeps have in common has one name.
 
-    >>> swept_name("load", 2), swept_name("load", 4), swept_name("hierarchy", 2)
+    >>> swept_name("load", 2.0), swept_name("load", 4.0), swept_name("hierarchy", 2.0)
     ('load 2', 'swept', 'swept')
     """
     return SHARED if SWEEPS[sweep][value] == MIDDLE else f"{sweep} {value:g}"
