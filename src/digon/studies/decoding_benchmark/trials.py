@@ -79,8 +79,8 @@ def swept(coders: Sequence[str], seeds: int, steps: int | None = None) -> Iterat
 def swept_name(sweep: str, value: float) -> str:
     """The property and its value; the world that all sweeps have in common has one name.
 
-    >>> swept_name("load", 2.0), swept_name("load", 4.0), swept_name("hierarchy", 2.0)
-    ('load 2', 'swept', 'swept')
+    >>> swept_name("load", 8.0), swept_name("load", 4.0), swept_name("hierarchy", 2.0)
+    ('load 8', 'swept', 'swept')
     """
     return SHARED if SWEEPS[sweep][value] == MIDDLE else f"{sweep} {value:g}"
 
