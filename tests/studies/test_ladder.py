@@ -329,3 +329,11 @@ def test_the_published_numbers_give_the_published_slopes():
     assert [round(published.tax(d), 2) for d in (0.1, 0.01)] == [0.09, 0.41]
     assert report.setting(plan.TIERS["default"]).count("819,200 tokens") == 1
     assert isinstance(plan.TIERS["default"].shape, TinyLMConfig)
+
+
+def test_what_could_not_be_measured_has_no_direction():
+    known = Claim("L1", "s", "p", "published", -1.0, math.nan, -2.0, -3.0, -1.0, 0.0, "holds")
+    missing = replace(known, measured=math.nan, low=math.nan, high=math.nan, verdict="not reached")
+    assert [report.told(c) for c in (known, missing)] == ["same direction", "not measured"]
+    assert report.tally([known, missing]).endswith("0 no clear direction, 1 not measured")
+    assert "not measured" not in report.tally([known])

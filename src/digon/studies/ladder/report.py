@@ -16,6 +16,7 @@ from .published import SMALL, per_decade
 
 EXPLAINERS = {"lookup": "look-up", "short": "short look-up", "ngrams": "n-grams"}
 WORDS = {"holds": "same direction", "differs": "opposite direction", "not reached": "no clear direction"}
+MISSING = "not measured"
 COLUMNS = (
     ("loss", "loss"),
     *((f"{e}_top_and_random", f"{name} T&R") for e, name in EXPLAINERS.items()),
@@ -125,11 +126,21 @@ def _spread(value: float, low: float, high: float, digits: int = 3) -> str:
     return f"{value:+.{digits}f}" + (f" [{low:+.{digits}f}, {high:+.{digits}f}]" if np.isfinite(low) else "")
 
 
+def told(claim: Claim) -> str:
+    """The verdict in words; what could not be measured, such as a score of too few documents, has none."""
+    return WORDS[claim.verdict] if np.isfinite(claim.measured) else MISSING
+
+
+def tally(claims: Sequence[Claim]) -> str:
+    """How many claims have each verdict."""
+    counts = Counter(map(told, claims))
+    words = [*WORDS.values(), *([MISSING] if counts[MISSING] else [])]
+    return ", ".join(f"{counts[word]} {word}" for word in words)
+
+
 def _verdict(claims: Sequence[Claim]) -> str:
-    counts = Counter(claim.verdict for claim in claims)
-    told = ", ".join(f"{counts[v]} {WORDS[v]}" for v in WORDS)
     return (
-        f"**{told}**, of {len(claims)}. A direction is the same if our interval lies on the published side of zero. Published "
+        f"**{tally(claims)}**, of {len(claims)}. A direction is the same if our interval lies on the published side of zero. Published "
         "numbers are of sentences by a language model on networks up to 400 times as large, or of look-ups where that is said: "
         "compare signs. A look-up may hold hundreds of tokens, which no sentence does; that of five tokens is as short as a "
         "sentence (about a hundred bits). It was added after the whole look-ups had been read. Over the published networks below 13 "
@@ -144,15 +155,9 @@ def _claims(claims: Sequence[Claim]) -> str:
     for c in claims:
         if not c.id.startswith("S"):
             other = short.get(c.id[1:]) if c.id.startswith("L") else None
-            cells = (
-                [_spread(other.measured, other.low, other.high), WORDS[other.verdict]]
-                if other is not None
-                else ["", ""]
-            )
+            cells = [_spread(other.measured, other.low, other.high), told(other)] if other is not None else ["", ""]
             statement = c.statement.replace(" (look-ups)", "")
-            rows.append(
-                [c.id, statement, f"{c.published:+.3f}", _spread(c.measured, c.low, c.high), WORDS[c.verdict], *cells]
-            )
+            rows.append([c.id, statement, f"{c.published:+.3f}", _spread(c.measured, c.low, c.high), told(c), *cells])
     return table(["", "statement", "published", "ours", "", "with five tokens", ""], rows)
 
 

@@ -1,9 +1,9 @@
 """`digon study ladder`: train the networks, read them, write the report."""
 
 import functools
+import math
 import os
 import platform
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .analysis import Ladder, ladder
 from .measure import read, train_subject
 from .plan import TIERS, readings, subjects
 from .published import claims
-from .report import WORDS, figures, layer_table, markdown, measurements, setting
+from .report import figures, layer_table, markdown, measurements, setting, tally, told
 
 
 def run_ladder(config: LadderStudy, out: Path, report: Path | None = None) -> dict[str, Any]:
@@ -65,12 +65,11 @@ def _keep(run: Run, found: Ladder, judged: list[Claim], records: list[jobs.Recor
     run.write_table("layers", layer_table(records))
     run.write_json("measurements", measurements(found))
     run.write_json("claims", judged)
-    counts = Counter(claim.verdict for claim in judged)
     run.write_json("facts", {
         "kind": "toys",
         "title": "A ladder of small transformers",
         "version": __version__,
-        "verdicts": ", ".join(f"{counts[v]} {WORDS[v]}" for v in WORDS),
+        "verdicts": tally(judged),
         "seconds": {"ladder": round(sum(r.get("seconds", 0.0) for r in records), 1)},
     })  # fmt: skip
 
@@ -86,7 +85,8 @@ def _seconds(trained: list[jobs.Record], records: list[jobs.Record]) -> str:
 
 def _sentences(judged: list[Claim]) -> list[str]:
     return [
-        f"{c.id} {c.statement} Published {c.published:+.3g}, ours {c.measured:+.3g}: {WORDS[c.verdict]}."
+        f"{c.id} {c.statement} Published {c.published:+.3g}, ours "
+        + (f"{c.measured:+.3g}: {told(c)}." if math.isfinite(c.measured) else f"{told(c)}.")
         for c in judged
     ]
 
