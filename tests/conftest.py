@@ -27,8 +27,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         asyncio._set_running_loop(None)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """The browser gets its loop back."""
+    """The browser gets its loop back, after fixtures of others are gone."""
     if PARKED in item.stash:
         asyncio._set_running_loop(item.stash[PARKED])
