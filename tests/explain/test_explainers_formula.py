@@ -83,17 +83,19 @@ def test_states_hold_the_rows_and_sums_of_their_formulas(seed):
     state = search.start()
     for _ in range(5):
         operation = int(torch.randint(4, (1,), generator=g))
-        if state.steps and operation == WIDEN and state.window is None:
+        if state.steps and operation == WIDEN and state.joining == (0, 0):
             operation = AND
         operation = operation if state.steps else OR
-        alike = np.flatnonzero(scene.windows == state.window) if operation == WIDEN else np.arange(len(scene.counts))
+        alike = np.arange(*state.joining) if operation == WIDEN else np.arange(len(scene.counts))
         concept = int(alike[int(torch.randint(len(alike), (1,), generator=g))])
         state = search.child(state, operation, concept, 0.0)
         union = masks(scene, state.steps)[-1]
         assert np.array_equal(state.before | state.clause, union)
         assert not (state.before & state.clause).any()
-        for sums, mask in ((state.all_sums, union), (state.clause_sums, state.clause), (state.pool_sums, state.pool)):
+        for sums, mask in ((state.rest_sums, ~state.before), (state.clause_sums, state.clause)):
             np.testing.assert_allclose(sums, masked(scene, search.shift, mask), atol=1e-9)
+        pool = masked(scene, search.shift, state.pool)[:, slice(*state.joining)]
+        np.testing.assert_allclose(state.pool_sums, pool, atol=1e-9)
     assert {AND, BUT_NOT, OR, WIDEN} == set(range(4))
 
 
@@ -105,15 +107,16 @@ def masked(scene, values, mask):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_looking_back_and_passing_over_intervals_give_the_same_sums(seed):
     from digon.explain.explainers import scene_kernel
-    from digon.explain.explainers.concepts import _bands
+    from digon.explain.explainers.scene import _bands
 
     contexts, (fit, _, _), g = corpus(seed, 30)
     scene = Scene.of(contexts, fit)
     values = torch.randn(int(fit.sum()), generator=g).double().numpy()
     mask = torch.rand(len(values), generator=g).numpy() < 0.1
     slow = scene_kernel.masked(values, mask, scene.offsets, scene.starts, scene.stops)
-    tokens, places, begins, index = scene.text
-    fast = scene_kernel.walked(values, mask, tokens, places, begins, index, _bands(), scene.depths)
+    text = (scene.text.tokens, scene.text.again, scene.text.places, scene.text.begins)
+    rows = np.flatnonzero(mask)
+    fast = scene_kernel.walked(values, rows, text, scene.index, _bands(), scene.depths, len(scene.counts))
     np.testing.assert_allclose(fast, slow, atol=1e-9)
     np.testing.assert_allclose(slow, masked(scene, values, mask), atol=1e-9)
 

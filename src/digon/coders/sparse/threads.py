@@ -3,6 +3,7 @@
 After a parallel operation of torch, its threads keep their cores busy for milliseconds, in case another one follows;
 that takes half of their cores from threads that have work. So where much is shared here, torch runs on one thread
 (`alone`), and a thread does all that has to be done on its part, products included: the part stays in its core's cache.
+The same holds for the threads of NumPy's BLAS, which wait in the same way after a product of two long vectors.
 """
 
 import os
@@ -15,6 +16,7 @@ from threading import Barrier, local
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -28,18 +30,19 @@ def count() -> int:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let torch run on one thread for a while, and leave its other threads to `share`."""
+    """Let torch and NumPy run on one thread for a while, and leave torch's other threads to `share`."""
     before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
-    _state.threads = before
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        _state.threads = None
-        torch.set_num_threads(before)
+    with threadpool_limits(1, user_api="blas"):
+        if before == 1:
+            yield
+            return
+        _state.threads = before
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            _state.threads = None
+            torch.set_num_threads(before)
 
 
 def share(task: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:

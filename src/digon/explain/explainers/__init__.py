@@ -7,7 +7,6 @@ from .base import VALUE_BITS as VALUE_BITS
 from .base import Explainer as Explainer
 from .base import Fitted as Fitted
 from .concepts import Concept as Concept
-from .concepts import Scene as Scene
 from .formula import Formula as Formula
 from .formula import FormulaSearch as FormulaSearch
 from .grown import GrownAutomaton as GrownAutomaton
@@ -28,5 +27,6 @@ from .rungs import mean_curve as mean_curve
 from .rungs import pareto as pareto
 from .rungs import rate_distortion as rate_distortion
 from .rungs import squared_correlations as squared_correlations
+from .scene import Scene as Scene
 from .shared import Shared as Shared
 from .trie import Trie as Trie

@@ -15,7 +15,7 @@ Source: n-gram graphs after Foote et al. 2023 (N2G) and their simpler form after
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -178,7 +178,12 @@ def path_bits(path: Path, vocabulary: int) -> float:
     >>> round(path_bits((7, ANY, 3), 255) - path_bits((7,), 255), 3)
     11.519
     """
-    lags = [lag for lag, step in enumerate(path) if step != ANY]
+    return shape_bits(tuple(lag for lag, step in enumerate(path) if step != ANY), vocabulary)
+
+
+@lru_cache(maxsize=4096)
+def shape_bits(lags: tuple[int, ...], vocabulary: int) -> float:
+    """The same for any path with literals at these lags."""
     # the first literal may stand further back than the row's own token
     gaps = sum(integer_bits(b - a) for a, b in zip([-1, *lags], lags, strict=False)) - integer_bits(1)
     names = math.log2(vocabulary) + (len(lags) - 1) * math.log2(vocabulary + 1)

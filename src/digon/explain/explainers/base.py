@@ -8,9 +8,12 @@ Source: two-part code and log* after Rissanen 1978, 1983.
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import NonFiniteError
@@ -66,6 +69,7 @@ def pattern_bits(order: int, vocabulary: int) -> float:
     return VALUE_BITS + math.log2(vocabulary) + (order - 1) * math.log2(vocabulary + 1)
 
 
+@cache
 def integer_bits(number: int) -> float:
     """Rissanen's universal code of an integer from 1: log2 2.865 + log2 n + log2 log2 n + …, positive terms only.
 
@@ -76,6 +80,19 @@ def integer_bits(number: int) -> float:
     while (term := math.log2(term)) > 0:
         bits += term
     return bits
+
+
+def smallest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Places of the smallest numbers, in order; the first among equals.
+
+    >>> smallest(np.array([2.0, 1.0, 3.0, 1.0]), 3).tolist()
+    [1, 3, 0]
+    """
+    if count < len(values):
+        among = np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
+    else:
+        among = np.arange(len(values))
+    return among[np.argsort(values[among], kind="stable")][:count]
 
 
 def finite_mean(values: Float[Tensor, "n units"]) -> Float[Tensor, " units"]:

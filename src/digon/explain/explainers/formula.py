@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ..exemplars import Contexts
 from .base import SHRINK, VALUE_BITS
-from .concepts import BEYOND, Concept, Scene
+from .concepts import BEYOND, Concept
 from .formula_search import STEP_BITS, WIDEN, Search, masks
 from .lookup import CHANCE
+from .scene import Scene
 from .shared import Shared
 
 Operation = Literal["or", "and", "and not"]

@@ -2,7 +2,7 @@
 
 1. A formula grows by one concept: "or" begins a new clause, "and" and "and not" narrow the last one, "or also" lets another
    token do for the last concept. What each would do to the sum of squares follows from the sums of all concepts over the
-   rows of the last clause: one pass over them for every formula that is followed (`concepts.Scene.masked`).
+   rows of the last clause: one pass over them for every formula that is followed (`scene.Scene.masked`).
 2. Description length: the price of the concepts and the two values, and n/2·log2 of the mean square error of the best two
    values. The `WIDTH` shortest formulas are followed, one after `WIDE` steps, each shorter than the one that it grew from.
 3. A clause may be opened by a concept that does not pay: those that gain most and those most enriched among the largest
@@ -21,14 +21,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import VALUE_BITS
-from .concepts import BEYOND, KINDS, LEAST, Scene
+from .base import VALUE_BITS, smallest
+from .concepts import BEYOND, KINDS
+from .scene import LEAST, Scene
 
 OR, AND, BUT_NOT, WIDEN = range(4)
 STEP_BITS = math.log2(5)
 """For one of the four operations or the end."""
 WIDTH, WIDE, SEEDS, LONGEST = 4, 6, 3, 20
 """Formulas that are followed for so many steps, one from then on; concepts of each kind that open a clause; most steps."""
+VAST = 1e18
+"""Bits; longer than any description."""
 TOP = 0.002
 """Share of the rows that counts as the largest activations."""
 
@@ -45,12 +48,13 @@ class State:
     """Rows that only the last clause adds."""
     pool: NDArray[np.bool_]
     """Rows that it would add but for its last concept."""
-    all_sums: NDArray[np.float64]
+    rest_sums: NDArray[np.float64]
     clause_sums: NDArray[np.float64]
+    """[2, concepts + 1]: sums and numbers of the rows that the finished clauses leave, and of those that the last one adds."""
     pool_sums: NDArray[np.float64]
-    """[2, concepts + 1]: sums and numbers of rows, of all clauses, of what the last one adds, and of the pool."""
-    window: int | None
-    """Of the last concept, if others may join it."""
+    """[2, concepts of `joining`]: those of the pool."""
+    joining: tuple[int, int]
+    """First of the concepts that may join the last one, and the one after them: those with its window."""
     price: float
     score: float
     """Description length."""
@@ -95,7 +99,7 @@ class Search:
         """No formula: false everywhere."""
         everything = np.ones(self.n, dtype=bool)
         none, zero = ~everything, np.zeros_like(self.everywhere)
-        return State((), none, none, everything, zero, zero, self.everywhere, None, 0.0, 0.0)
+        return State((), none, none, everything, self.everywhere, zero, zero[:, :0], (0, 0), 0.0, 0.0)
 
     @cached_property
     def everywhere(self) -> NDArray[np.float64]:
@@ -114,28 +118,28 @@ class Search:
         left = ~(state.before | state.clause)
         if len(state.steps) >= LONGEST or not left.any():
             return []
-        sums, numbers = self.everywhere - state.all_sums
-        union = state.all_sums[:, -1]
-        lengths = self._lengths(union[0] + sums[:-1], union[1] + numbers[:-1], state.price)
+        total, number = self._totals(state)
+        sums, numbers = state.rest_sums - state.clause_sums
+        lengths = self._lengths(total + sums[:-1], number + numbers[:-1], state.price)
         among = self.shift[left]
         most = min(max(int(TOP * len(among)), 2), len(among))
         loud = (self.shift >= np.partition(among, -most)[-most]) & left
-        shown = self.scene.sums(loud - loud.sum() / len(among) * left)
-        enriched = np.where(shown > 0, shown**2 / np.maximum(numbers[:-1], 1), 0.0)
-        seeds = [*np.argsort(lengths, kind="stable")[:SEEDS], *np.argsort(-enriched, kind="stable")[:SEEDS]]
-        return [self.child(state, OR, c, float(lengths[c])) for c in dict.fromkeys(int(s) for s in seeds)]
+        shown = self.scene.masked(self.shift, loud)[1] - loud.sum() / len(among) * numbers
+        enriched = np.where(shown > 0, shown**2 / np.maximum(numbers, 1), 0.0)[:-1]
+        seeds = [*smallest(lengths, SEEDS).tolist(), *smallest(-enriched, SEEDS).tolist()]
+        return [self.child(state, OR, c, float(lengths[c])) for c in dict.fromkeys(seeds)]
 
     def _grown(self, beam: Sequence[State]) -> list[State]:
         """The shortest children of all states that are shorter than their parents."""
-        from .scene_kernel import offers
+        from .formula_kernel import offers
 
         children: list[tuple[float, int, int, int]] = []
         for k, state in enumerate(beam):
             base = VALUE_BITS + state.price
-            alike = self.scene.windows == (math.inf if state.window is None else state.window)
             lengths, chosen = offers(
-                (self.everywhere, state.all_sums, state.clause_sums, state.pool_sums), self.price, alike,
-                self.discount, self.power, self.n, state.score - base, LEAST, WIDTH,
+                state.rest_sums, state.clause_sums, state.pool_sums, state.joining[0], self.price, self.discount,
+                self.everywhere[:, -1] - state.rest_sums[:, -1], self.power, self.n,
+                min(state.score - base, VAST), LEAST, WIDTH,
             )  # fmt: skip
             found = [(float(lengths[o, j]) + base, k, o, int(chosen[o, j])) for o in range(4) for j in range(WIDTH)]
             children += [child for child in found if math.isfinite(child[0])]
@@ -144,34 +148,47 @@ class Search:
             if len(grown) == (WIDTH if len(beam[k].steps) < WIDE else 1):
                 break
             state = self.child(beam[k], operation, c, length)
-            total, number = state.all_sums[:, -1].tolist()
+            total, number = self._totals(state)
             grown.setdefault((round(total, 9), number), state)
         return list(grown.values())
 
     def child(self, state: State, operation: int, concept: int, score: float) -> State:
         """A formula with one more step."""
-        holds = self.scene.mark(concept)
-        before, clause, pool, window = state.before, state.clause, state.pool, int(self.scene.windows[concept])
-        kept, shut = state.all_sums - state.clause_sums, state.pool_sums
+        holds, joining = self.scene.mark(concept), self._joining(operation, concept)
+        before, clause, pool, rest = state.before, state.clause, state.pool, state.rest_sums
         if operation == OR:
-            before = before | clause
-            pool, shut, kept = ~before, self.everywhere - state.all_sums, state.all_sums
-            clause = pool & holds
+            before, rest = before | clause, rest - state.clause_sums
+            pool, clause = ~before, holds & ~before
         elif operation == WIDEN:
-            added = pool & holds
-            clause, pool = clause | added, pool & ~holds
+            clause = clause | (pool & holds)
         else:
-            pool, shut = clause, state.clause_sums
-            clause = clause & (holds if operation == AND else ~holds)
-        sums = self.scene.masked(self.shift, clause)
-        if operation == WIDEN:
-            shut, pool = state.pool_sums - (sums - state.clause_sums), pool
-        else:
-            shut, pool = shut - sums, pool & ~clause
-        joinable = None if operation == BUT_NOT or window == BEYOND else window
+            pool, clause = clause, clause & (holds if operation == AND else ~holds)
+        own = self._of_clause(state, operation, clause)
+        alike = slice(*joining)
+        among = rest if operation == OR else state.clause_sums
+        shut = among[:, alike] + (state.pool_sums if operation == WIDEN else 0.0)
         price = state.price + float(self.price[concept]) - (self.discount if operation == WIDEN else 0.0)
         steps = (*state.steps, (operation, concept))
-        return State(steps, before, clause, pool, kept + sums, sums, shut, joinable, price, score)
+        return State(steps, before, clause, pool & ~clause, rest, own, shut - own[:, alike], joining, price, score)
+
+    def _totals(self, state: State) -> tuple[float, float]:
+        """Sum and number of the rows on which a formula is true."""
+        total, number = (self.everywhere[:, -1] - state.rest_sums[:, -1] + state.clause_sums[:, -1]).tolist()
+        return total, number
+
+    def _joining(self, operation: int, concept: int) -> tuple[int, int]:
+        """The concepts that may join this one, as a range."""
+        window = int(self.scene.windows[concept])
+        return (0, 0) if operation == BUT_NOT or window == BEYOND else self.scene.spans[window]
+
+    def _of_clause(self, state: State, operation: int, clause: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Sums of the last clause after one more literal: of its rows, or of those by which it differs from before."""
+        if operation != OR:
+            changed = clause ^ state.clause
+            if np.count_nonzero(changed) < np.count_nonzero(clause):
+                by = self.scene.masked(self.shift, changed)
+                return state.clause_sums + by if operation == WIDEN else state.clause_sums - by
+        return self.scene.masked(self.shift, clause)
 
 
 def masks(scene: Scene, steps: Sequence[tuple[int, int]]) -> list[NDArray[np.bool_]]:

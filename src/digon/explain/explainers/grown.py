@@ -17,14 +17,15 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..exemplars import Contexts
-from .automaton import ANY, START, Automaton, Path, path_bits
+from .automaton import ANY, START, Automaton, Path, path_bits, shape_bits
 from .base import SHRINK, VALUE_BITS
-from .concepts import LEAST, Scene
+from .scene import LEAST, Scene
 from .shared import Shared
 
 REACH = 9
@@ -79,35 +80,34 @@ class _Growth:
             left[node.rows] -= node.value
         most = max(int(TOP * len(left)), 2)
         loud = left >= np.partition(left, -most)[-most]
-        tokens, places = self.scene.text[:2]
-        own = tokens[places]
+        own = self.scene.text.tokens[self.scene.text.places]
         counts, shown = np.bincount(own, minlength=len(self.names)), np.bincount(own[loud], minlength=len(self.names))
         excess = shown - counts * loud.mean()
         score = np.where((excess > 0) & (shown >= LEAST), excess**2 / np.maximum(counts, 1), 0.0)
         known = {node.path for node in self.nodes}
         best = [int(t) for t in np.argsort(-score, kind="stable")[:SEEDS] if score[t] > 0]
         return [
-            _Node((int(self.names[t]),), self.scene.rows_of(t), 0.0) for t in best if (int(self.names[t]),) not in known
+            _Node((int(self.names[t]),), self.scene.rows_behind(t, 0), 0.0)
+            for t in best
+            if (int(self.names[t]),) not in known
         ]
 
     def _extended(self, node: _Node, scratch: NDArray[np.float64]) -> list[_Node]:
         """Children that pay, best first; their rows leave the node."""
         from .automaton_kernel import extensions
 
-        tokens, places, begins, _ = self.scene.text
-        found = extensions(self.shift, node.rows, tokens, places, begins, scratch, LEAST)
+        text = self.scene.text
+        found = extensions(self.shift, node.rows, text.tokens, text.places, text.begins, scratch, LEAST)
         free = np.array([self._free(node.path, lag) for lag in range(REACH)])
         found = found[free[found[:, 0].astype(np.int64)]]
         lag, number, n, total, low, high = found.T
         profit = self._saved(n, total, low, high, node.value) - self._prices(node.path)[lag.astype(np.int64)]
         children: list[_Node] = []
         taken = np.zeros(len(self.shift), dtype=bool)
-        inside = np.zeros(len(self.shift), dtype=bool)
-        inside[node.rows] = True
         for k in np.argsort(-profit, kind="stable"):
             if profit[k] <= 0 or len(children) + len(self.nodes) >= NODES:
                 break
-            rows = node.rows[self._selects(node.rows, int(lag[k]), int(number[k]))]
+            rows = self._selected(node, int(lag[k]), int(number[k]))
             left = rows[~taken[rows]]
             if len(left) < max(LEAST, 0.8 * len(rows)):
                 continue
@@ -123,16 +123,20 @@ class _Growth:
     def _free(self, path: Path, lag: int) -> bool:
         return lag >= len(path) or path[lag] == ANY
 
-    def _selects(self, rows: NDArray[np.int64], lag: int, number: int) -> NDArray[np.bool_]:
-        tokens, places, begins, _ = self.scene.text
-        at = places[rows] - lag
+    def _selected(self, node: _Node, lag: int, number: int) -> NDArray[np.int64]:
+        """Rows of a node that have a token so far back."""
+        text, rows = self.scene.text, node.rows
         if number == len(self.names) - 1:
-            return at == begins[rows] - 1
-        return (at >= begins[rows]) & (tokens[np.maximum(at, 0)] == number)
+            return rows[text.places[rows] - lag == text.begins[rows] - 1]
+        if not node.path:  # all rows: those behind the token's places are fewer
+            return self.scene.rows_behind(number, lag)
+        at = text.places[rows] - lag
+        return rows[(at >= text.begins[rows]) & (text.tokens[np.maximum(at, 0)] == number)]
 
     def _prices(self, path: Path) -> NDArray[np.float64]:
         """Of the path with one more literal, by its lag."""
-        return np.array([path_bits(_joined(path, lag, 0), self.vocabulary) for lag in range(REACH)])
+        lags = {lag for lag, step in enumerate(path) if step != ANY}
+        return np.array([shape_bits(tuple(sorted({*lags, lag})), self.vocabulary) for lag in range(REACH)])
 
     def _saved(
         self,
@@ -217,21 +221,31 @@ def _pruned(
     floor: float,
 ) -> Automaton:
     """Values from the rows that each path decides; paths that do not pay leave."""
+    if not automaton.paths:
+        return replace(automaton, rest=float(shifts[0].mean()))
+    decided = [automaton.matches(side) for side in sides]
     for _ in range(ROUNDS):
-        if not automaton.paths:
-            return replace(automaton, rest=float(shifts[0].mean()))
-        decided = [automaton.matches(side) for side in sides]
         automaton, parents = _valued(automaton, decided[0], shifts[0])
         keep = _paying(automaton, parents, decided, shifts, floor)
         if keep.all():
             return automaton
-        kept = np.flatnonzero(keep)
-        automaton = replace(
-            automaton,
-            paths=tuple(automaton.paths[i] for i in kept),
-            values=tuple(automaton.values[i] for i in kept),
-        )
-    return _valued(automaton, automaton.matches(sides[0]), shifts[0])[0] if automaton.paths else automaton
+        kept = np.flatnonzero(keep).tolist()
+        paths, values = ([of[i] for i in kept] for of in (automaton.paths, automaton.values))
+        automaton = replace(automaton, paths=tuple(paths), values=tuple(values))
+        decided = [_decided_without(automaton, side, keep, before) for side, before in zip(sides, decided, strict=True)]
+    return _valued(automaton, decided[0], shifts[0])[0]
+
+
+def _decided_without(
+    automaton: Automaton, side: Contexts, keep: NDArray[np.bool_], decided: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Which path decides every row when some are gone: the same one as before, but for the rows of those that are gone."""
+    numbers = np.append(np.where(keep, keep.cumsum() - 1, -1), -1)
+    lost = np.flatnonzero(~np.append(keep, True)[decided])
+    found = numbers[decided]
+    if automaton.paths:
+        found[lost] = automaton.matches(side.take(torch.from_numpy(lost)))
+    return found
 
 
 def _valued(

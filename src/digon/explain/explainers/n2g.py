@@ -25,7 +25,8 @@ from torch import Tensor
 from ... import rng
 from ..exemplars import Contexts
 from .automaton import ANY, START, Automaton, Path
-from .concepts import Scene
+from .base import smallest
+from .scene import Scene
 from .shared import Shared
 
 LOUDEST, DRAWN = 16, 16
@@ -97,9 +98,9 @@ class CopiedAutomaton:
         raced = np.divide(draw.exponential(size=len(loud)), loud, out=np.full(len(loud), np.inf), where=loud > 0)
         kept: list[int] = []
         seen: set[int] = set()
-        for order, count in ((np.argsort(-loud, kind="stable"), LOUDEST), (np.argsort(raced, kind="stable"), DRAWN)):
+        for first, count in ((-loud, LOUDEST), (raced, DRAWN)):
             goal = len(kept) + count
-            for row in order[: 20 * count].tolist():
+            for row in smallest(first, 20 * count).tolist():
                 begin = int(texts.begins[row])
                 if len(kept) < goal and loud[row] > 0 and begin not in seen:
                     seen.add(begin)
@@ -138,9 +139,9 @@ class _Texts:
     """The fit rows of one unit and what comes before them."""
 
     def __init__(self, scene: Scene, shift: NDArray[np.float64], names: NDArray[np.int64]) -> None:
-        self.shift, self.names = shift, names
-        self.tokens, self.places, self.begins, _ = scene.text
-        self.own = scene.rows_of
+        self.scene, self.shift, self.names = scene, shift, names
+        text = scene.text
+        self.tokens, self.places, self.begins = text.tokens, text.places, text.begins
 
     def depth(self, row: int) -> int:
         return int(self.places[row] - self.begins[row])
@@ -152,14 +153,16 @@ class _Texts:
 
     def mean(self, pattern: tuple[int, ...]) -> float:
         """Mean over the rows that end in a pattern; 0 if there are too few."""
-        numbers = np.searchsorted(self.names, pattern)
-        rows = self.own(int(numbers[-1]))
-        for lag in range(1, len(pattern)):
+        literals = [(lag, step) for lag, step in enumerate(reversed(pattern)) if step != ANY]
+        numbers = np.searchsorted(self.names, [step for _, step in literals]).tolist()
+        # the rarest token first: few rows are looked at
+        known = sorted(
+            (self.scene.places_of(number), lag, number) for (lag, _), number in zip(literals, numbers, strict=True)
+        )
+        rows = self.scene.rows_behind(known[0][2], known[0][1])
+        rows = rows[self.scene.steps_back[rows] >= len(pattern) - 1]
+        for _, lag, number in known[1:]:
             if len(rows) < SHOWN_BY:
                 return 0.0
-            at = self.places[rows] - lag
-            inside = at >= self.begins[rows]
-            if pattern[-1 - lag] != ANY:
-                inside &= self.tokens[np.maximum(at, 0)] == numbers[-1 - lag]
-            rows = rows[inside]
+            rows = rows[self.tokens[self.places[rows] - lag] == number]
         return float(self.shift[rows].mean()) if len(rows) >= SHOWN_BY else 0.0

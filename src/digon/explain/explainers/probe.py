@@ -2,7 +2,7 @@
 
     value = rest + Σ_j w_j · [concept j holds]
 
-1. Every concept's gain on the residual of the fit rows costs one pass for all of them (`concepts.Scene`).
+1. Every concept's gain on the residual of the fit rows costs one pass for all of them (`scene.Scene`).
 2. Those that save more bits than they cost enter, at most one per token and `BATCH` in a round; the weights of all are
    fitted together by ridge regression; those that have ceased to pay leave.
 3. When no other one pays, those leave whose absence does not raise the error on the select rows.
@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ..exemplars import Contexts
 from .base import SHRINK, VALUE_BITS, integer_bits
-from .concepts import BEYOND, HERE, Concept, Scene, steps
+from .concepts import BEYOND, HERE, Concept, steps
 from .patterns import SHOWN
+from .scene import Scene
 from .shared import Shared
 
 BATCH = (4, 8, 16, 32, 64, 128)

@@ -119,22 +119,22 @@ def mark(rows, offsets, starts, stops, concept):
 
 @kernel
 @no_type_check
-def walked(values, mask, tokens, places, begins, index, bands, depths):
-    """What `masked` gives, by looking back from every row of a sparse mask.
+def walked(values, rows, text, index, bands, depths, concepts):
+    """What `masked` gives for a mask that keeps these rows, by looking back from each of them.
 
-    `tokens` are those of the text, numbered from 0; `places` and `begins` are where every row and its run are in it;
+    `text`: its tokens, numbered from 0, and where each comes again in its run; where every row and its run are in it.
     `index` [1 + windows, tokens] is the number of every concept, or −1; `bands` is the narrowest window that reaches each
     lag, the last one all others; `depths` are the depths asked for and their concepts.
     """
+    tokens, again, places, begins = text
     windows, distinct = index.shape[0] - 1, index.shape[1]
-    concepts = max(index.max(), depths[1].max()) + 1
-    seen = np.full(distinct, -1)
-    sums = np.zeros((windows, distinct, 2))
+    seen = np.zeros(distinct, np.bool_)
+    touched = np.empty(distinct, np.int64)
+    count = 0
+    sums = np.zeros((distinct, windows, 2))
     deep = np.zeros((depths.shape[1], 2))
     out = np.zeros((2, concepts + 1))
-    for i in range(len(values)):
-        if not mask[i]:
-            continue
+    for i in rows:
         place, value = places[i], values[i]
         out[0, concepts] += value
         out[1, concepts] += 1.0
@@ -142,26 +142,31 @@ def walked(values, mask, tokens, places, begins, index, bands, depths):
         if own >= 0:
             out[0, own] += value
             out[1, own] += 1.0
-        for back in range(1, place - begins[i] + 1):
-            token = tokens[place - back]
-            if seen[token] != i:
-                seen[token] = i
-                band = bands[back] if back < len(bands) else windows - 1
-                sums[band, token, 0] += value
-                sums[band, token, 1] += 1.0
+        for at in range(place - 1, begins[i] - 1, -1):
+            if again[at] < place:  # the same token stands nearer to the row
+                continue
+            token = tokens[at]
+            if not seen[token]:
+                seen[token] = True
+                touched[count] = token
+                count += 1
+            back = place - at
+            band = bands[back] if back < len(bands) else windows - 1
+            sums[token, band, 0] += value
+            sums[token, band, 1] += 1.0
         level = np.searchsorted(depths[0], place - begins[i], "right") - 1
         if level >= 0:
             deep[level, 0] += value
             deep[level, 1] += 1.0
-    for token in range(distinct):
-        if seen[token] >= 0:
-            s, n = 0.0, 0.0
-            for band in range(windows):
-                s += sums[band, token, 0]
-                n += sums[band, token, 1]
-                if index[band + 1, token] >= 0:
-                    out[0, index[band + 1, token]] = s
-                    out[1, index[band + 1, token]] = n
+    for token in touched[:count]:
+        s, n = 0.0, 0.0
+        for band in range(windows):
+            s += sums[token, band, 0]
+            n += sums[token, band, 1]
+            concept = index[band + 1, token]
+            if concept >= 0:
+                out[0, concept] = s
+                out[1, concept] = n
     s, n = 0.0, 0.0
     for level in range(depths.shape[1] - 1, -1, -1):
         s += deep[level, 0]
@@ -170,50 +175,3 @@ def walked(values, mask, tokens, places, begins, index, bands, depths):
             out[0, depths[1, level]] = s
             out[1, depths[1, level]] = n
     return out
-
-
-@kernel
-@no_type_check
-def offers(sums, price, alike, discount, power, rows, limit, least, width):
-    """The literals with the shortest descriptions for each operation: lengths and concepts [4, width], shortest first.
-
-    `sums` are those of all rows, of the formula, of what its last clause adds, and of the pool, the rows that the last literal
-    shuts out; where `alike` is true, a concept may join that literal at a discount.
-    """
-    everywhere, union, clause, pool = sums
-    lengths = np.full((4, width), np.inf)
-    chosen = np.full((4, width), -1)
-    last = len(price)
-    for c in range(last):
-        for operation in range(4 if alike[c] else 3):
-            cost = price[c]
-            if operation == 0:
-                s = union[0, last] + everywhere[0, c] - union[0, c]
-                n = union[1, last] + everywhere[1, c] - union[1, c]
-            elif operation == 1:
-                s = union[0, last] - clause[0, last] + clause[0, c]
-                n = union[1, last] - clause[1, last] + clause[1, c]
-            elif operation == 2:
-                s = union[0, last] - clause[0, c]
-                n = union[1, last] - clause[1, c]
-            else:
-                s = union[0, last] + pool[0, c]
-                n = union[1, last] + pool[1, c]
-                cost -= discount
-            if n < least or n > rows - least:
-                continue
-            share = min(s * s / (n * (1 - n / rows)) / power, 1 - 1e-12)
-            worst = min(limit, lengths[operation, width - 1])
-            # −ln(1 − x) ≤ x/(1 − x): most literals are out before their logarithm is needed
-            if cost - rows / 2 * share / (1 - share) / np.log(2.0) >= worst:
-                continue
-            length = rows / 2 * np.log2(1 - share) + cost
-            if length < worst:
-                k = width - 1
-                while k > 0 and lengths[operation, k - 1] > length:
-                    lengths[operation, k] = lengths[operation, k - 1]
-                    chosen[operation, k] = chosen[operation, k - 1]
-                    k -= 1
-                lengths[operation, k] = length
-                chosen[operation, k] = c
-    return lengths, chosen

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..exemplars import Contexts
 from .base import finite_mean
-from .concepts import Scene
+from .scene import Scene
 from .trie import Trie
 
 
