@@ -122,6 +122,13 @@ class Stream:
     tokens: Int[Tensor, " n"]
     starts: Int[Tensor, " n"]
     """Row where the run of each row begins."""
+    keys: tuple[Int[Tensor, " n"], ...] = ()
+    """Of `Contexts`, for every row of the text."""
+
+    @cached_property
+    def numbered(self) -> tuple[tuple[Int[Tensor, " distinct"], Int[Tensor, " n"]], ...]:
+        """The distinct keys of every length, sorted, and which one each row has."""
+        return tuple(_numbered(key) for key in self.keys)
 
     @cached_property
     def ends(self) -> Int[Tensor, " n"]:
@@ -139,6 +146,20 @@ class Stream:
         same[-1:] = False
         return self.ends.clone().index_put_((order[same],), following[same])
 
+    @cached_property
+    def _by_token(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " edges"]]:
+        counts = torch.bincount(self.tokens)
+        return self.tokens.argsort(stable=True), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+    def places(self, token: int) -> Int[Tensor, " places"]:
+        """Rows that have a token, in order.
+
+        >>> Stream(torch.tensor([7, 8, 7, 9]), torch.zeros(4).long()).places(7).tolist()
+        [0, 2]
+        """
+        order, edges = self._by_token
+        return order[edges[token] : edges[token + 1]] if token < len(edges) - 1 else order[:0]
+
     def until(self, window: int) -> Int[Tensor, " n"]:
         """Row after the last of those that have this row's token among the `window` before them, and none nearer.
 
@@ -147,6 +168,15 @@ class Stream:
         >>> Stream(torch.tensor([7, 8, 7, 9]), torch.zeros(4).long()).until(2).tolist()
         [3, 4, 4, 4]
         """
+        if window not in self._until:
+            self._until[window] = self._reach(window)
+        return self._until[window]
+
+    @cached_property
+    def _until(self) -> dict[int, Int[Tensor, " n"]]:
+        return {}
+
+    def _reach(self, window: int) -> Int[Tensor, " n"]:
         row = torch.arange(len(self.tokens), device=self.tokens.device)
         # a row that has the token itself still has the earlier one before it, so the next one's own row belongs here
         stop = torch.minimum(self.again + 1, self.ends)
@@ -186,7 +216,8 @@ class Contexts:
             shifted = torch.zeros_like(linked)
             shifted[lag:] = linked[:-lag]
             reach = reach & shifted
-        return cls(tuple(keys), vocabulary, Stream(tokens, row[new_run][new_run.cumsum(0) - 1]), row)
+        starts = row[new_run][new_run.cumsum(0) - 1]
+        return cls(tuple(keys), vocabulary, Stream(tokens, starts, tuple(keys)), row)
 
     def take(self, rows: Tensor) -> "Contexts":
         """Some rows, in any order; what came before each of them stays known."""
@@ -199,6 +230,22 @@ class Contexts:
         assert self.stream is not None, "contexts made by Contexts.of know their stream"
         assert self.rows is not None, "contexts made by Contexts.of know their rows"
         return self.stream, self.rows
+
+    def look_up(
+        self, order: int, keys: Int[Tensor, " k"], values: Float[Tensor, " k"], fallback: Float[Tensor, " n"]
+    ) -> Float[Tensor, " n"]:
+        """The value of the key of `order` tokens that each row ends with; the fallback for rows without any of them."""
+        if self.stream is None or self.rows is None:
+            distinct, number = _numbered(self.keys[order - 1])
+        else:
+            distinct, everywhere = self.stream.numbered[order - 1]
+            number = everywhere[self.rows]
+        place = torch.searchsorted(distinct, keys).clamp_max(len(distinct) - 1)
+        here = distinct[place] == keys
+        table = values.new_full(distinct.shape, torch.nan)
+        table[place[here]] = values[here]
+        found = table[number]
+        return torch.where(found.isnan(), fallback, found)
 
     def back(self, lag: int) -> Int[Tensor, " n"]:
         """Token so many rows before; −1 before the start of the run.
@@ -224,6 +271,11 @@ class Contexts:
             tokens.append(key % (self.vocabulary + 1) - 1)
             key //= self.vocabulary + 1
         return tokens[::-1]
+
+
+def _numbered(keys: Int[Tensor, " n"]) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " n"]]:
+    distinct, number = keys.unique(return_inverse=True)
+    return distinct, number
 
 
 def top(

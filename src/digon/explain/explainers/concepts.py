@@ -54,10 +54,9 @@ class Concept:
         stream, rows = contexts.text
         if self.window == BEYOND:
             return contexts.depth >= self.token
-        wanted = stream.tokens.new_tensor((self.token, *self.also))
+        at = torch.cat([stream.places(token) for token in (self.token, *self.also)])
         if self.window == HERE:
-            return torch.isin(contexts.keys[0], wanted)
-        at = torch.isin(stream.tokens, wanted).nonzero().squeeze(1)
+            return torch.zeros_like(stream.tokens, dtype=torch.bool).index_fill_(0, at, True)[rows]
         return steps(len(stream.tokens), at + 1, stream.until(self.window)[at], torch.ones(len(at)))[rows] > 0.5
 
     def render(self, token_text: Callable[[int], str]) -> str:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..exemplars import Contexts
-from .base import VALUE_BITS, integer_bits, pattern_bits
+from .base import VALUE_BITS, integer_bits, pattern_bits, smallest
 
 SHOWN = 8
 """Patterns that a rendered explanation spells out."""
@@ -20,13 +20,6 @@ class Level:
 
     keys: Int[Tensor, " patterns"]
     values: Float[Tensor, " patterns"]
-
-    def apply(self, found: Int[Tensor, " n"], fallback: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Value of the pattern that matches, else the fallback."""
-        if len(self.keys) == 0:
-            return fallback
-        place = torch.searchsorted(self.keys, found).clamp_max(len(self.keys) - 1)
-        return torch.where(self.keys[place] == found, self.values[place], fallback)
 
 
 @dataclass(frozen=True)
@@ -43,8 +36,9 @@ class Patterns:
         """Predicted activation on every row."""
         first = contexts.keys[0]
         value = torch.full(first.shape, self.rest, dtype=torch.float32, device=first.device)
-        for level, keys in zip(self.levels, contexts.keys, strict=False):
-            value = level.apply(keys, value)
+        for order, level in enumerate(self.levels, 1):
+            if len(level.keys):
+                value = contexts.look_up(order, level.keys, level.values, value)
         return value
 
     @property
@@ -57,22 +51,26 @@ class Patterns:
 
     def render(self, token_text: Callable[[int], str]) -> str:
         """The strongest patterns in words, line breaks and tabs made visible."""
-        decode = Contexts((), self.vocabulary)
-        found = [
-            (value, decode.tokens_of(key, order))
-            for order, level in enumerate(self.levels, 1)
-            for key, value in zip(level.keys.tolist(), level.values.tolist(), strict=True)
-        ]
-        if not found:
+        strongest = self._strongest(SHOWN)
+        if not strongest:
             return f"always {self.rest:.3g}"
-        found.sort(key=lambda pair: -abs(pair[0] - self.rest))
         parts = []
         for verb, sign in (("fires on", 1), ("low on", -1)):
-            side = [(v, t) for v, t in found[:SHOWN] if sign * (v - self.rest) > 0]
+            side = [(v, t) for v, t in strongest if sign * (v - self.rest) > 0]
             if side:
                 parts.append(f"{verb}: " + ", ".join(f"“{spell(t, token_text)}” {v:.3g}" for v, t in side))
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        count = sum(len(level.keys) for level in self.levels)
+        more = f" and {count - SHOWN} more" if count > SHOWN else ""
         return f"{'; '.join(parts)}{more}; otherwise {self.rest:.3g}"
+
+    def _strongest(self, count: int) -> list[tuple[float, list[int]]]:
+        """Values and tokens of the patterns that differ most from rest."""
+        decode, found = Contexts((), self.vocabulary), []
+        for order, level in enumerate(self.levels, 1):
+            far = -(level.values - self.rest).abs().double().numpy(force=True)
+            for place in smallest(far, count).tolist():
+                found.append((float(level.values[place]), decode.tokens_of(int(level.keys[place]), order)))
+        return sorted(found, key=lambda pair: -abs(pair[0] - self.rest))[:count]
 
 
 def spell(tokens: list[int], token_text: Callable[[int], str]) -> str:

@@ -23,15 +23,15 @@ from torch import Tensor
 
 from ..exemplars import Contexts
 from .base import SHRINK, VALUE_BITS, integer_bits
-from .concepts import BEYOND, HERE, Concept, steps
+from .concepts import BEYOND, HERE, Concept
 from .patterns import SHOWN
 from .scene import Scene
 from .shared import Shared
 
 BATCH = (4, 8, 16, 32, 64, 128)
 """Concepts that may enter in each round."""
-SWEEPS = 12
-"""Rounds of coordinate descent; they end sooner where nothing moves."""
+SWEEPS, EARLY = 12, 3
+"""Rounds of coordinate descent at the end, and while concepts still enter; they end sooner where nothing moves."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Additive:
         """Predicted activation on every row."""
         stream, rows = contexts.text
         value = torch.full(rows.shape, self.rest, dtype=torch.float64, device=rows.device)
+        edges = torch.zeros(len(stream.tokens) + 1, dtype=torch.float64, device=rows.device)
         for window in {concept.window for concept, _ in self.terms}:
             mine = [(concept.token, weight) for concept, weight in self.terms if concept.window == window]
             if window == BEYOND:
@@ -59,8 +60,9 @@ class Additive:
                 value += table[contexts.keys[0]]
                 continue
             at = (table[stream.tokens] != 0).nonzero().squeeze(1)
-            value += steps(len(stream.tokens), at + 1, stream.until(window)[at], table[stream.tokens[at]])[rows]
-        return value.float()
+            weights = table[stream.tokens[at]]
+            edges.index_add_(0, at + 1, weights).index_add_(0, stream.until(window)[at], -weights)
+        return (value + edges.cumsum(0)[rows]).float()
 
     @property
     def bits(self) -> float:
@@ -126,15 +128,15 @@ def _fitted(
         if len(new) == 0:
             break
         chosen, weights = np.concatenate([chosen, new]), np.concatenate([weights, np.zeros(len(new))])
-        rest += _settle(scene, residual, chosen, weights)
+        rest += _settle(scene, residual, chosen, weights, EARLY)
         share = weights**2 * scene.counts[chosen] * (1 - scene.counts[chosen] / len(a)) / (residual @ residual + floor)
         kept = len(a) / 2 * np.log2(1 + share) > price[chosen]
-        chosen, weights, shift = _without(scene, residual, chosen, weights, kept)
-        rest += shift
+        chosen, weights = _without(scene, residual, chosen, weights, kept)
+    rest += _settle(scene, residual, chosen, weights, SWEEPS)
     kept = _upheld(held, b, rest, chosen, weights)
     if not kept.all():
-        chosen, weights, shift = _without(scene, residual, chosen, weights, kept)
-        rest += shift
+        chosen, weights = _without(scene, residual, chosen, weights, kept)
+        rest += _settle(scene, residual, chosen, weights, SWEEPS)
     return rest, chosen, weights
 
 
@@ -144,21 +146,21 @@ def _without(
     chosen: NDArray[np.int64],
     weights: NDArray[np.float64],
     kept: NDArray[np.bool_],
-) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
-    """The kept concepts with their new weights, and what is added to the resting value."""
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The kept concepts and their weights; what the others explained is in the residual again."""
     for c, w in zip(chosen[~kept].tolist(), weights[~kept].tolist(), strict=True):
         scene.add(residual, c, w)
-    chosen, weights = chosen[kept], weights[kept]
-    return chosen, weights, _settle(scene, residual, chosen, weights)
+    return chosen[kept], weights[kept]
 
 
 def _settle(
-    scene: Scene, residual: NDArray[np.float64], chosen: NDArray[np.int64], weights: NDArray[np.float64]
+    scene: Scene, residual: NDArray[np.float64], chosen: NDArray[np.int64], weights: NDArray[np.float64], sweeps: int
 ) -> float:
+    """Fit the weights together; what is added to the resting value."""
     from .scene_kernel import settle
 
     s = scene
-    return float(settle(residual, s.offsets, s.starts, s.stops, s.counts, chosen, weights, SHRINK, SWEEPS))
+    return float(settle(residual, s.offsets, s.starts, s.stops, s.counts, chosen, weights, SHRINK, sweeps))
 
 
 def _entering(
@@ -170,6 +172,7 @@ def _entering(
     batch: int,
 ) -> NDArray[np.int64]:
     """The concepts that save most beyond their price, one per token."""
+    residual = residual - residual.mean()
     share = scene.gains(residual) / (residual @ residual + floor)
     profit = -len(residual) / 2 * np.log2(1 - np.minimum(share, 1 - 1e-12)) - price
     profit[chosen] = -math.inf

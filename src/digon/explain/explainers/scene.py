@@ -26,22 +26,11 @@ class Text:
 
     tokens: NDArray[np.int32]
     again: NDArray[np.int32]
-    """Where the same token comes again, if it does so in the same run; else the length of the text."""
+    """Where the same token comes again in its run; where it does not, the end of the run."""
     places: NDArray[np.int64]
     """Of every row."""
     begins: NDArray[np.int64]
     """Of the run of every row."""
-
-    @classmethod
-    def of(cls, stream: Stream, rows: Tensor, numbers: NDArray[np.int32]) -> "Text":
-        """Rows in the order of the text, whose tokens have these numbers."""
-        order = np.argsort(numbers, kind="stable")
-        again = np.full(len(numbers), len(numbers), dtype=np.int32)
-        here, there = order[:-1], order[1:]
-        ends = stream.ends.numpy()
-        same = (numbers[here] == numbers[there]) & (there < ends[here])
-        again[here[same]] = there[same]
-        return cls(numbers, again, rows.numpy(), stream.starts[rows].numpy())
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,9 @@ class Scene:
         starts, stops = (side[kept][sort].astype(np.int32) for side in (starts, stops))
         lengths = np.bincount(own[sort], weights=stops - starts, minlength=len(live)).astype(np.float64)
         names, numbers = np.unique(stream.tokens.numpy(), return_inverse=True)
-        text = Text.of(stream, places[order], numbers.astype(np.int32))
+        rows = places[order]
+        again = stream.again.numpy().astype(np.int32)
+        text = Text(numbers.astype(np.int32), again, rows.numpy(), stream.starts[rows].numpy())
         return cls(order, windows, tokens, bits, offsets, starts, stops, lengths, text, _index(names, windows, tokens))
 
     @cached_property
