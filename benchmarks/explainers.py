@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from digon import rng
+from digon.coders.sparse import threads
 from digon.explain.exemplars import Contexts, Excerpts
 from digon.explain.explainers import LADDER, Concept, Shared, fit_all
 
@@ -49,14 +50,14 @@ def activations(contexts: Contexts, units: int) -> Tensor:
 
 def by_rung(contexts: Contexts, values: Tensor, fit: Tensor, select: Tensor) -> None:
     """Milliseconds of processor time per unit of every rung but the hybrid, tables at hand, on one thread."""
-    torch.set_num_threads(1)
     shared = Shared(contexts, fit, select)
     shared.prepare()
-    for name, rung in LADDER.items():
-        rung(shared, values[:, :1])
-        start = time.process_time()
-        rung(shared, values)
-        print(f"  {name:14s} {1e3 * (time.process_time() - start) / values.shape[1]:7.1f} ms")
+    with threads.alone():
+        for name, rung in LADDER.items():
+            rung(shared, values[:, :1])
+            start = time.thread_time()
+            rung(shared, values)
+            print(f"  {name:14s} {1e3 * (time.thread_time() - start) / values.shape[1]:7.1f} ms")
 
 
 def main() -> None:

@@ -30,8 +30,10 @@ from .shared import Shared
 
 BATCH = (4, 8, 16, 32, 64, 128)
 """Concepts that may enter in each round."""
-SWEEPS, EARLY = 12, 3
-"""Rounds of coordinate descent at the end, and while concepts still enter; they end sooner where nothing moves."""
+SWEEPS = 12
+"""Most rounds of coordinate descent."""
+EARLY, LATE = 1e-4, 1e-8
+"""Share of the sum of squares that no step exceeds when they end, while concepts still enter and after that."""
 
 
 @dataclass(frozen=True)
@@ -128,16 +130,45 @@ def _fitted(
         if len(new) == 0:
             break
         chosen, weights = np.concatenate([chosen, new]), np.concatenate([weights, np.zeros(len(new))])
-        rest += _settle(scene, residual, chosen, weights, EARLY)
-        share = weights**2 * scene.counts[chosen] * (1 - scene.counts[chosen] / len(a)) / (residual @ residual + floor)
-        kept = len(a) / 2 * np.log2(1 + share) > price[chosen]
-        chosen, weights = _without(scene, residual, chosen, weights, kept)
-    rest += _settle(scene, residual, chosen, weights, SWEEPS)
+        shift, chosen, weights = _pruned(scene, residual, floor, chosen, weights, EARLY)
+        rest += shift
+    shift, chosen, weights = _pruned(scene, residual, floor, chosen, weights, LATE)
+    rest += shift
     kept = _upheld(held, b, rest, chosen, weights)
     if not kept.all():
         chosen, weights = _without(scene, residual, chosen, weights, kept)
-        rest += _settle(scene, residual, chosen, weights, SWEEPS)
+        rest += _settle(scene, residual, chosen, weights, LATE)
     return rest, chosen, weights
+
+
+def _pruned(
+    scene: Scene,
+    residual: NDArray[np.float64],
+    floor: float,
+    chosen: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    tolerance: float,
+) -> tuple[float, NDArray[np.int64], NDArray[np.float64]]:
+    """Weights fitted together, of those concepts that then pay; first what is added to the resting value."""
+    shift = _settle(scene, residual, chosen, weights, tolerance)
+    kept = _paying(scene, residual, floor, chosen, weights)
+    if not kept.all():
+        chosen, weights = _without(scene, residual, chosen, weights, kept)
+        shift += _settle(scene, residual, chosen, weights, tolerance)
+    return shift, chosen, weights
+
+
+def _paying(
+    scene: Scene,
+    residual: NDArray[np.float64],
+    floor: float,
+    chosen: NDArray[np.int64],
+    weights: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Concepts that save more bits than they cost."""
+    n, counts = len(residual), scene.counts[chosen]
+    share = weights**2 * counts * (1 - counts / n) / (residual @ residual + floor)
+    return n / 2 * np.log2(1 + share) > scene.bits[chosen] + VALUE_BITS
 
 
 def _without(
@@ -154,13 +185,17 @@ def _without(
 
 
 def _settle(
-    scene: Scene, residual: NDArray[np.float64], chosen: NDArray[np.int64], weights: NDArray[np.float64], sweeps: int
+    scene: Scene,
+    residual: NDArray[np.float64],
+    chosen: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    tolerance: float,
 ) -> float:
     """Fit the weights together; what is added to the resting value."""
     from .scene_kernel import settle
 
     s = scene
-    return float(settle(residual, s.offsets, s.starts, s.stops, s.counts, chosen, weights, SHRINK, sweeps))
+    return float(settle(residual, s.offsets, s.starts, s.stops, s.counts, chosen, weights, SHRINK, SWEEPS, tolerance))
 
 
 def _entering(

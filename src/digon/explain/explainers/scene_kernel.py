@@ -46,8 +46,11 @@ def add(values, offsets, starts, stops, concept, amount):
 
 @kernel
 @no_type_check
-def settle(residual, offsets, starts, stops, counts, chosen, weights, ridge, sweeps):
-    """Ridge weights of the chosen concepts by coordinate descent; residual and weights change, the intercept is returned."""
+def settle(residual, offsets, starts, stops, counts, chosen, weights, ridge, sweeps, tolerance):
+    """Ridge weights of the chosen concepts by coordinate descent; residual and weights change, the intercept is returned.
+
+    It ends when no step changes more than this share of the sum of squares.
+    """
     rest = 0.0
     n = len(residual)
     for _ in range(sweeps):
@@ -74,7 +77,7 @@ def settle(residual, offsets, starts, stops, counts, chosen, weights, ridge, swe
         power = 0.0
         for i in range(n):
             power += residual[i] * residual[i]
-        if moved * moved < 1e-8 * power or moved == 0:
+        if moved * moved < tolerance * power or moved == 0:
             break
     return rest
 
