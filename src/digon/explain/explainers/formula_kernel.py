@@ -51,14 +51,16 @@ def _insert(lengths, chosen, length, concept):
 
 @kernel
 @no_type_check
-def offers(rest, clause, pool, joining, price, discount, before, power, rows, limit, least, width):
+def offers(sums, before, joining, price, discount, power, rows, limit, shape):
     """The literals with the shortest descriptions for each operation: lengths and concepts [4, width], shortest first.
 
-    Sums and numbers of rows, [2, concepts + 1], are those of the rows that the finished clauses leave, and of what the last
-    clause adds; [2, some] those of the pool, the rows that the last literal shuts out. `before` are the totals of the finished
-    clauses. Concepts from `joining` on, as many as the pool has sums of, may join that literal at a discount. `limit` is
-    finite; nothing as long is offered.
+    `sums` and numbers of rows: [2, concepts + 1] of the rows that the finished clauses leave, the same of what the last clause
+    adds, [2, some] of the pool, the rows that the last literal shuts out. `before` are the totals of the finished clauses.
+    Concepts from `joining` on, as many as the pool has sums of, may join that literal at a discount. `limit` is finite;
+    nothing as long is offered. `shape`: the fewest rows on which a formula is true or false, and how many to offer.
     """
+    rest, clause, pool = sums
+    least, width = shape
     last = len(price)
     lengths, chosen = np.full((4, width), np.inf), np.full((4, width), -1)
     both, over, worth = np.empty((2, BLOCK)), np.empty(BLOCK), np.empty(BLOCK, np.bool_)

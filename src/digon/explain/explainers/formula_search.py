@@ -137,9 +137,9 @@ class Search:
         for k, state in enumerate(beam):
             base = VALUE_BITS + state.price
             lengths, chosen = offers(
-                state.rest_sums, state.clause_sums, state.pool_sums, state.joining[0], self.price, self.discount,
-                self.everywhere[:, -1] - state.rest_sums[:, -1], self.power, self.n,
-                min(state.score - base, VAST), LEAST, WIDTH,
+                (state.rest_sums, state.clause_sums, state.pool_sums), self.everywhere[:, -1] - state.rest_sums[:, -1],
+                state.joining[0], self.price, self.discount, self.power, self.n,
+                min(state.score - base, VAST), (LEAST, WIDTH),
             )  # fmt: skip
             found = [(float(lengths[o, j]) + base, k, o, int(chosen[o, j])) for o in range(4) for j in range(WIDTH)]
             children += [child for child in found if math.isfinite(child[0])]

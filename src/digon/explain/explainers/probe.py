@@ -194,8 +194,8 @@ def _settle(
     """Fit the weights together; what is added to the resting value."""
     from .scene_kernel import settle
 
-    s = scene
-    return float(settle(residual, s.offsets, s.starts, s.stops, s.counts, chosen, weights, SHRINK, SWEEPS, tolerance))
+    intervals = (scene.offsets, scene.starts, scene.stops)
+    return float(settle(residual, intervals, scene.counts, chosen, weights, SHRINK, SWEEPS, tolerance))
 
 
 def _entering(

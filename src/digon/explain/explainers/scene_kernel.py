@@ -46,11 +46,13 @@ def add(values, offsets, starts, stops, concept, amount):
 
 @kernel
 @no_type_check
-def settle(residual, offsets, starts, stops, counts, chosen, weights, ridge, sweeps, tolerance):
+def settle(residual, intervals, counts, chosen, weights, ridge, sweeps, tolerance):
     """Ridge weights of the chosen concepts by coordinate descent; residual and weights change, the intercept is returned.
 
-    It ends when no step changes more than this share of the sum of squares.
+    It ends when no step changes more than this share of the sum of squares. `intervals`: where those of every concept begin,
+    their starts and stops.
     """
+    offsets, starts, stops = intervals
     rest = 0.0
     n = len(residual)
     for _ in range(sweeps):
