@@ -16,8 +16,7 @@ Source: Bills et al. 2023, "Language models can explain neurons in language mode
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -25,11 +24,9 @@ from torch import Tensor
 
 from .. import records
 from ..measures import stats
-from .batches import SOURCE, Scores, population_of, score_chosen
+from .batches import SOURCE, population_of, score_chosen
 from .batches import score_units as score_units
-from .exemplars import Contexts, Excerpts
-from .explainers import LookUp, NGrams, Trie
-from .explainers.base import Fitted
+from .exemplars import Excerpts
 from .moments import affine, correlation_of, interval, line_of, moments, resampled, standard
 from .sets import ScoringSet as ScoringSet
 from .sets import assert_unseen, grid, weights
@@ -147,70 +144,3 @@ def calibrated(
 
 def _seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-
-
-@dataclass(frozen=True)
-class Explained:
-    """All explanations of one unit; what they predict on every row, and over the whole test split, by explainer."""
-
-    explanations: tuple[records.Explanation, ...]
-    simulated: dict[str, Float[Tensor, " n"]]
-    population: dict[str, records.Measurement]
-
-
-def explain_units(
-    values: Float[Tensor, "n units"],
-    contexts: Contexts,
-    excerpts: Excerpts,
-    token_text: Callable[[int], str],
-    seed: int = 0,
-) -> list[Explained]:
-    """Explain units of one site and score them; each one's baseline are the explanations of the units after it.
-
-    A unit that is not finite, or any unit of a corpus without documents to fit, gets no explanations; the others do.
-    """
-    fit, select = excerpts.row_split("fit"), excerpts.row_split("select")
-    can = values.isfinite().all(0) & bool(fit.any())
-    good = can.nonzero().squeeze(1)
-    nothing = Explained((), {}, {})
-    if not len(good):
-        return [nothing] * values.shape[1]
-    values = values if bool(can.all()) else values[:, good]
-    trie, known = Trie.of(contexts.take(fit | select)), values[fit | select]
-    single = LookUp.fit_many(contexts, values, fit, select)
-    units = [(look, NGrams.prune(trie, known[:, u])) for u, look in enumerate(single)]
-    names = [p.name for p in units[0]]
-    simulated = {name: torch.stack([u[i].simulate(contexts) for u in units], 1) for i, name in enumerate(names)}
-    scores = score_units(values, simulated, excerpts, seed)
-    place = (can.cumsum(0) - 1).tolist()
-    return [
-        _explained(units[place[u]], scores, simulated, token_text, place[u]) if ok else nothing
-        for u, ok in enumerate(can.tolist())
-    ]
-
-
-def _explained(
-    patterns: Sequence[Fitted],
-    scores: Mapping[str, Scores],
-    simulated: Mapping[str, Float[Tensor, "n units"]],
-    token_text: Callable[[int], str],
-    unit: int,
-) -> Explained:
-    found = {p.name: scores[p.name].records[unit] for p in patterns}
-    return Explained(
-        tuple(records.Explanation(p.name, p.render(token_text), round(p.bits, 1), found[p.name]) for p in patterns),
-        {p.name: simulated[p.name][:, unit] for p in patterns},
-        {name: score.population for name, score in found.items() if score.population is not None},
-    )
-
-
-def explain_unit(
-    values: Float[Tensor, " n"],
-    contexts: Contexts,
-    excerpts: Excerpts,
-    token_text: Callable[[int], str],
-    seed: int = 0,
-) -> tuple[tuple[records.Explanation, ...], dict[str, Float[Tensor, " n"]]]:
-    """Explanations of one unit and what they predict on every row, ready for a card; without a baseline."""
-    found = explain_units(values[:, None], contexts, excerpts, token_text, seed)[0]
-    return found.explanations, found.simulated
