@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import records, rng
 from ..measures import stats
 from .exemplars import Excerpts
-from .moments import Paired, affine, correlation_of, explained_of, interval, line_of, permuted, resampled, standard
+from .moments import Paired, affine, correlation_of, explained_of, line_of, permuted, resampled, standard
 from .sets import ScoringSet, assert_unseen, grid, scoring_sets
 
 BASELINES = 3
@@ -80,7 +80,7 @@ class View:
     def estimate(self, pairs: Sequence[Paired], seed: int) -> Estimate:
         """Mean correlation over several simulations, of those that are defined; NaN from fewer than two documents."""
         value = torch.stack([p.rho for p in pairs]).nanmean(0)
-        low, high = interval(torch.stack([self.draws(p, seed) for p in pairs]).nanmean(0))
+        low, high = stats.percentile_interval(torch.stack([self.draws(p, seed) for p in pairs]).nanmean(0))
         few = self.present.sum(1) < 2
         tokens = torch.stack([p.known for p in pairs]).amax(0)
         value, low, high = (torch.where(few, math.nan, v) for v in (value, low, high))
@@ -260,7 +260,7 @@ def _baseline(mixed: View, pairs: Sequence[Paired], seed: int) -> list[records.M
 
 
 def _chance(both: Estimate, null: Float[Tensor, "draws units"], mixed: View) -> list[records.Measurement]:
-    low, high = interval(null)
+    low, high = stats.percentile_interval(null)
     p = stats.permutation_p(both.value, null)
     columns = (null.nanmean(0).tolist(), low.tolist(), high.tolist(), both.tokens.tolist(), p.tolist())
     method = f"mean and range of 95 % of {len(null)} permutations of the simulated values among "

@@ -159,10 +159,7 @@ def _explained(sums: Float[Tensor, "*b 6 k"]) -> Float[Tensor, "*b k"]:
 
 
 def _resampled(sums: Float[Tensor, "docs 6 k"], generator: torch.Generator) -> Float[Tensor, "draws k"]:
-    docs = len(sums)
-    picks = torch.randint(docs, (DRAWS, docs), generator=generator, device=generator.device).to(sums.device)
-    weights = sums.new_zeros(DRAWS, docs).scatter_add_(1, picks, torch.ones_like(picks, dtype=sums.dtype))
-    return _explained(torch.einsum("bd,dks->bks", weights, sums))
+    return _explained(stats.resampled(sums, generator, DRAWS))
 
 
 def _gains(explained: Float[Tensor, "*b k"]) -> Float[Tensor, "*b k"]:

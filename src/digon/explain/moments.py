@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..measures import stats
+
 DRAWS = 200
 TINY = 1e-9
 """Spread, in squared deviations of the pool, below which a side counts as constant."""
@@ -146,7 +148,7 @@ def resampled(
         for count in [c for c in counts.unique().tolist() if c]:
             rows = (counts == count).nonzero().squeeze(1)
             picks = (uniform[:, :count] * count).long()
-            weights = sums.new_zeros(draws, count).scatter_add_(1, picks, torch.ones_like(picks, dtype=sums.dtype))
+            weights = stats.times_drawn(picks, count).to(sums.dtype)
             total[:, rows] += torch.einsum("bd,udk->buk", weights, part[rows, :count])
     return correlation_of(total[..., None])[..., 0]
 
@@ -173,11 +175,3 @@ def permuted(
         found[:, rows] = square[:, pairs, partner].sum(-1).T / paired.known[rows]
     defined = paired.rho.isfinite()
     return torch.where(defined, found, math.nan)
-
-
-def interval(draws: Float[Tensor, "draws units"]) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
-    """Percentile interval of 95 %; NaN unless nine tenths of the draws are defined."""
-    enough = draws.isfinite().double().mean(0) >= 0.9
-    missing = torch.full_like(draws[0], math.nan)
-    low, high = (draws.nanquantile(q, dim=0) for q in (0.025, 0.975))
-    return torch.where(enough, low, missing), torch.where(enough, high, missing)

@@ -27,7 +27,7 @@ from ..measures import stats
 from .batches import SOURCE, population_of, score_chosen
 from .batches import score_units as score_units
 from .exemplars import Excerpts
-from .moments import affine, correlation_of, interval, line_of, moments, resampled, standard
+from .moments import affine, correlation_of, line_of, moments, resampled, standard
 from .sets import ScoringSet as ScoringSet
 from .sets import assert_unseen, grid, weights
 from .sets import scoring_set as scoring_set
@@ -95,7 +95,7 @@ def weighted(
     every = torch.cat(parts)[None]
     there = torch.ones(every.shape[:2], dtype=torch.bool, device=every.device)
     draws = resampled(every, there, [len(p) for p in parts], generator)
-    rho, (low, high) = correlation_of(every.sum(1)[..., None])[0, 0], interval(draws)
+    rho, (low, high) = correlation_of(every.sum(1)[..., None])[0, 0], stats.percentile_interval(draws)
     n = int(known.sum())
     return stats.to_measurement("rho_population", rho, (low[0], high[0]), n, method=method, source=SOURCE, null=0.0)
 

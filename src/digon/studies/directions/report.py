@@ -64,14 +64,9 @@ def mean(
     null: float = math.nan,
     method: str = "mean",
 ) -> Measurement:
-    """A statistic of units, their mean if nothing is said, with a bootstrap over units; units without the number are counted."""
-    known = values[np.isfinite(values)]
-    method = f"{method} over units, bootstrap over units; {len(values) - len(known)} without the number"
-    if len(known) == 0:
-        return Measurement(name, math.nan, n=0, method=method)
-    picks = rng.numpy_stream(seed, "directions", name).integers(len(known), size=(DRAWS, len(known)))
-    low, high = np.quantile(of(known[picks]), [0.025, 0.975])
-    return Measurement(name, float(of(known)), float(low), float(high), len(known), "", method, seed, null=null)
+    """A statistic of units, their mean if nothing is said, with its interval over units."""
+    draw = rng.numpy_stream(seed, "directions", name)
+    return report.over_units(name, values, of, draw, method, DRAWS, seed=seed, null=null)
 
 
 def ratio(name: str, above: np.ndarray, below: np.ndarray, seed: int, method: str) -> Measurement:
