@@ -3,7 +3,7 @@
     ρ = corr(real, simulated) over all tokens of all scoring excerpts together, not the mean of per-excerpt correlations
     top-and-random   5 excerpts with the unit's largest activations and 5 random ones, all of the test split
     random-only      random excerpts of the test split, more of them for a narrower interval
-    population       all tokens of the test split; where only some are simulated, top and random ones by their weights
+    population       all tokens of the test split; where only chosen excerpts are simulated, these by what they stand for
     permuted         top-and-random after the simulated values of the excerpts have changed places: what chance reaches
     baseline         top-and-random of explanations of other units
     explained        1 − Σ(a − α − βm)²/Σ(a − mean a)² on the test split, α and β fitted on the calibrate split: ρ² at best
@@ -19,17 +19,18 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import records
-from ..measures import stats
-from .batches import SOURCE, population_of, score_chosen
+from .batches import score_chosen
 from .batches import score_units as score_units
 from .exemplars import Excerpts
-from .moments import affine, correlation_of, line_of, moments, resampled, standard
+from .moments import affine, correlation_of, line_of, moments, standard
+from .populations import population_of
+from .populations import weighted as weighted
 from .sets import ScoringSet as ScoringSet
-from .sets import assert_unseen, grid, weights
+from .sets import assert_unseen
 from .sets import scoring_set as scoring_set
 from .sets import scoring_sets as scoring_sets
 
@@ -62,47 +63,6 @@ def population(
     """
     assert_unseen(excerpts, excerpts.in_split("test").nonzero().squeeze(1))
     return population_of(real[:, None], {"": simulated[:, None]}, excerpts, _seed(generator))[""][0][0]
-
-
-def weighted(
-    real: Float[Tensor, " n"],
-    simulated: Float[Tensor, " n"],
-    excerpts: Excerpts,
-    chosen: ScoringSet,
-    generator: torch.Generator,
-) -> records.Measurement:
-    """What `population` would find, from the top and random excerpts alone: each counts as often as its weight says.
-
-    For simulations that are too dear for the whole split. Sums are unbiased, so ρ is up to O(1/documents).
-    Raises: RunError if an excerpt comes from a document that explanations have seen.
-    """
-    both, weight = weights(excerpts, chosen)
-    assert_unseen(excerpts, both)
-    rows, there = grid(excerpts, both)
-    real, simulated = real[rows], simulated[rows]
-    known = there & real.isfinite() & simulated.isfinite()
-    a, m = (standard(v.flatten()[None], known.flatten()[None]).view(v.shape) for v in (real, simulated))
-    sums = moments(a, m, known).sum(2)[0] * weight[0, :, None]
-    parts = [
-        _by_document(sums[part], both[0, part], excerpts)
-        for part in (slice(chosen.top.shape[-1]), slice(chosen.top.shape[-1], None))
-    ]
-    method = f"{' + '.join(str(len(p)) for p in parts)} documents, excerpts weighted by 1/probability, bootstrap over documents"
-    if sum(len(p) for p in parts) < 2:
-        return records.Measurement("rho_population", math.nan, method=method, source=SOURCE)
-    if not bool(weight.isfinite().all()):
-        method += "; undefined: a document has so many excerpts that their probability to be drawn is not known"
-    every = torch.cat(parts)[None]
-    there = torch.ones(every.shape[:2], dtype=torch.bool, device=every.device)
-    draws = resampled(every, there, [len(p) for p in parts], generator)
-    rho, (low, high) = correlation_of(every.sum(1)[..., None])[0, 0], stats.percentile_interval(draws)
-    n = int(known.sum())
-    return stats.to_measurement("rho_population", rho, (low[0], high[0]), n, method=method, source=SOURCE, null=0.0)
-
-
-def _by_document(sums: Float[Tensor, "m 6"], chosen: Int[Tensor, " m"], excerpts: Excerpts) -> Float[Tensor, "docs 6"]:
-    names, owner = excerpts.documents[chosen[chosen >= 0]].unique(return_inverse=True)
-    return sums.new_zeros(len(names), 6).index_add_(0, owner, sums[chosen >= 0])
 
 
 def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
