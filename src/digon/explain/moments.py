@@ -70,7 +70,7 @@ def affine(
 ) -> tuple[Float[Tensor, "*b 1"], Float[Tensor, "*b 1"]]:
     """Mean and one over the deviation of a pool, or of all; the latter is 0 where the pool is constant or empty."""
     values = values.double()
-    if values.shape[-1] == 0:
+    if not values.numel():
         nothing = values.sum(-1, keepdim=True)
         return nothing, nothing
     if pool is None:
