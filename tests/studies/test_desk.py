@@ -10,6 +10,7 @@ from digon.explain.explainers import LookUp, NGrams
 from digon.explain.splits import NAMES
 from digon.store.shards import ActivationStore, HarvestPlan, Rows, ShardWriter
 from digon.studies.explaining.desk import Desk
+from digon.studies.sources import Directions, Latents, Neurons, columns
 
 RUNGS = (LookUp.name, NGrams.name)
 
@@ -83,3 +84,22 @@ def test_a_corpus_of_one_document_is_flagged_not_refused(tmp_path):
                 assert math.isnan(found.score.top_and_random.value)
     assert seen >= {"fit", "select", "test"}
     assert explained
+
+
+def test_any_units_are_read_in_the_order_asked_for(tmp_path):
+    writer = ShardWriter(tmp_path / "s", HarvestPlan({"site": 5}, "float32", "world", "text", {}))
+    values = torch.randn(40, 5, generator=rng.stream(0, "v")).clamp_min(0)
+    row = torch.arange(40)
+    writer.append(Rows({"site": values}, row, row // 20, row % 20), ["a", "b"], 1)
+    writer.finish()
+    store = ActivationStore.open(tmp_path / "s")
+    latent, active = values.T.nonzero().unbind(1)
+    starts = torch.cat([torch.zeros(1).long(), latent.bincount(minlength=5).cumsum(0)])
+    sources = (
+        Neurons(store, "site"),
+        Directions(store, "site", "site.axes", torch.eye(5)),
+        Latents("site.sae", active, values[active, latent], starts, 40, torch.eye(5)),
+    )
+    for source in sources:
+        for units in ([3, 4, 0, 2, 1], [4], [1, 1, 2], []):
+            assert torch.equal(columns(source, units), values[:, units])

@@ -313,14 +313,3 @@ def neighbors(source: Source, store: ActivationStore, units: Sequence[int], mode
         )
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-
-
-def columns(source: Source, units: Sequence[int]) -> Float[Tensor, "n units"]:
-    """Values of some units on all rows, consecutive ones read together."""
-    runs: list[list[int]] = []
-    for unit in units:
-        if runs and unit == runs[-1][1]:
-            runs[-1][1] = unit + 1
-        else:
-            runs.append([unit, unit + 1])
-    return torch.cat([source.columns(start, stop) for start, stop in runs], 1)
