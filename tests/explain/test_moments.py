@@ -215,3 +215,13 @@ def test_missing_answers_do_not_move_the_population_while_zeros_would():
     assert len(right) > 50
     assert abs(right.mean()) < 4 * right.std() / len(right) ** 0.5
     assert wrong.mean() < -4 * wrong.std() / 60**0.5
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e-12, 1e9])
+def test_correlations_of_columns_do_not_depend_on_their_scales(scale):
+    a, b = pair(3)
+    expected = [np.corrcoef(a[:, u].numpy(), b[:, u].numpy())[0, 1] for u in range(3)]
+    found = moments.correlations(scale * a.double() - 7 * scale, scale * b.double())
+    assert found.tolist() == pytest.approx(expected, abs=1e-9)
+    assert moments.correlations(a, torch.full_like(b, scale)).isnan().all()
+    assert moments.correlations(a[:0], b[:0]).isnan().all()

@@ -40,12 +40,15 @@ def test_units_are_explained_and_scored_together(tmp_path):
     single, pair, none = ours.explain(values, RUNGS)
     rho = {e.explainer: e.score.top_and_random.value for e in pair.explanations}
     assert rho["n-grams"] > 0.99
+    (faint,) = ours.explain(1e-6 * values[:, 1:2], RUNGS, first=1)
+    assert faint.select == pytest.approx(pair.select, abs=1e-3)
     assert rho["token look-up"] < 0.6
     first = {e.explainer: e.score for e in single.explanations}
     assert first["token look-up"].population.value == pytest.approx(1)
     assert abs(first["token look-up"].baseline.value) < 0.2
     chance = {e.explainer: e.score for e in none.explanations}["n-grams"].population.value
     assert math.isnan(chance) or abs(chance) < 0.05
+    assert pair.select["n-grams"] > 0.99
     (alone,) = ours.explain(values[:, 1:2], RUNGS, first=1)
     assert [e.text for e in alone.explanations] == [e.text for e in pair.explanations]
     assert torch.equal(alone.simulated["n-grams"], pair.simulated["n-grams"])

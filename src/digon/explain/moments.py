@@ -97,6 +97,23 @@ def standard(
     return torch.where(known, (values.double() - mean) * inverse, 0.0)
 
 
+def standardized(values: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """Every column relative to its own mean and deviation; columns that do not vary become 0."""
+    mean, inverse = affine(values.T)
+    return (values.double() - mean.T) * inverse.T
+
+
+def correlations(a: Float[Tensor, "n k"], b: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
+    """Correlation of every column with its partner, whatever their scales. Range: [−1, 1]; NaN where one is constant.
+
+    >>> a = torch.tensor([[0.0], [1.0], [3.0]])
+    >>> correlations(1e-9 * a, 5 - a)
+    tensor([-1.], dtype=torch.float64)
+    """
+    a, b = standardized(a), standardized(b)
+    return torch.where(a.any(0) & b.any(0), (a * b).mean(0), math.nan)
+
+
 @dataclass(frozen=True)
 class Paired:
     """Real and simulated values of the scoring excerpts of many units, reduced to what scores need."""

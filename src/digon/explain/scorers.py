@@ -26,7 +26,7 @@ from .. import records
 from .batches import score_chosen
 from .batches import score_units as score_units
 from .exemplars import Excerpts
-from .moments import affine, correlation_of, line_of, moments, standard
+from .moments import affine, correlations, line_of, moments
 from .populations import population_of
 from .populations import weighted as weighted
 from .sets import ScoringSet as ScoringSet
@@ -67,9 +67,7 @@ def population(
 
 def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
     """Pearson correlation; NaN where either side is constant."""
-    known = torch.ones_like(a, dtype=torch.bool)
-    sums = moments(standard(a, known), standard(b, known), known).sum(0)
-    return float(correlation_of(sums[:, None])[0])
+    return float(correlations(a[:, None], b[:, None])[0])
 
 
 def rsquared(a: Float[Tensor, " n"], m: Float[Tensor, " n"]) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ... import __version__, rng
 from ... import config as configs
 from ...explain.directions import Found, judge
+from ...explain.moments import correlations
 from ...measures import selectivity
 from ...records import Explanation, Measurement, Score, UnitCard
 from ...store import weights
@@ -140,7 +141,7 @@ def _table(
         "rho_fit": torch.tensor([f.fitted for f in found], dtype=torch.float64),
         "rho_select": torch.tensor([f.selected for f in found], dtype=torch.float64),
         "rho_other_directions": judge.crossed(judged.values, judged.simulated, test),
-        "rho_displaced": judge.correlations(judged.values[test], judged.simulated[moved][test]),
+        "rho_displaced": correlations(judged.values[test], judged.simulated[moved][test]).nan_to_num(0.0),
         "one_token_share": (shares.one / explained).clamp(max=1),
         "token_share": (shares.table / explained).clamp(max=1),
         "eta2_unseen": shares.table,

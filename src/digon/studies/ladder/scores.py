@@ -26,7 +26,7 @@ from ...explain.coverage import cover
 from ...explain.exemplars import Contexts, Excerpts
 from ...explain.explainers import LookUp, NGrams, Patterns, Shared
 from ...explain.kinds import Surroundings
-from ...explain.moments import correlation_of, moments
+from ...explain.moments import correlation_of, moments, standardized
 from ...explain.pieces import take_apart
 from ...explain.sets import ScoringSet, scoring_set
 from ...measures import stats
@@ -212,9 +212,7 @@ def _correlation(a: Float[Tensor, " n"], m: Float[Tensor, " n"]) -> float:
 
 def _standard(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Mean 0, variance 1, in float64; a constant is 0 everywhere."""
-    x = values.double()
-    constant = len(x) == 0 or bool(x.max() == x.min())
-    return x * 0 if constant else (x - x.mean()) / x.std(correction=0)
+    return standardized(values[:, None])[:, 0]
 
 
 def active(values: Float[Tensor, "n units"]) -> Bool[Tensor, " units"]:
