@@ -5,6 +5,7 @@ import torch
 from digon import rng
 from digon.explain import batches, moments, scorers, sets
 from digon.explain.exemplars import Excerpts
+from digon.explain.splits import NAMES
 
 DOCUMENTS, LENGTH = 200, 32
 
@@ -153,3 +154,74 @@ def test_openai_aggregates_differ_from_means_over_excerpts():
     assert scorers.rsquared(torch.full((5,), 3.0), torch.zeros(5)) == 0
     assert scorers.absolute_explained(torch.tensor([1.0, -3.0]), torch.tensor([0.0, -1.0])) == pytest.approx(1 - 3 / 4)
     assert np.isnan(scorers.rsquared(torch.zeros(2), torch.ones(2)))
+
+
+def few_of_many(seed=0):
+    """100 documents of 4 tokens, all unseen; the unit's largest excerpt, three random ones, and a simulation of these alone."""
+    n = 400
+    splits = torch.full((100,), NAMES.index("test"))
+    ones = Excerpts(
+        torch.arange(100) * 4, torch.full((100,), 4), torch.arange(100), splits, [f"doc{i}" for i in range(100)]
+    )
+    real, simulated = noise(n, seed=seed).exp(), noise(n, name="guess", seed=seed)
+    top = int(ones.maxima(real[:, None])[:, 0].argmax())
+    random = [i for i in (7, 50, 93, 20) if i != top][:3]
+    chosen = sets.ScoringSet(torch.tensor([top]), torch.tensor(random), torch.tensor(random))
+    there = torch.zeros(n, dtype=torch.bool)
+    there[ones.rows(torch.tensor([top, *random]))] = True
+    return ones, chosen, real, torch.where(there, simulated + real, torch.nan)
+
+
+def by_hand(real, simulated, weight):
+    table = np.cov(real.double().numpy(), simulated.double().numpy(), aweights=weight.numpy(), ddof=0)
+    return table[0, 1] / (table[0, 0] * table[1, 1]) ** 0.5
+
+
+def test_the_population_of_a_few_simulated_excerpts_is_weighted_by_what_they_stand_for():
+    ones, chosen, real, simulated = few_of_many()
+    random, top = chosen.random.tolist(), int(chosen.top)
+    simulated[random[0] * 4 + 1] = torch.nan  # a token without an answer
+    simulated[random[1] * 4 : random[1] * 4 + 4] = torch.nan  # an excerpt without one
+    simulated[top * 4 + 3] = torch.nan
+    weight = torch.zeros(400, dtype=torch.float64)
+    weight[top * 4 : top * 4 + 3] = 4 / 3  # three tokens stand for the four of the top excerpt
+    left = [random[0] * 4 + i for i in (0, 2, 3)] + [random[2] * 4 + i for i in range(4)]
+    weight[left] = 99 * 4 / 7  # seven for those of all other excerpts
+    kept = weight > 0
+    found = scorers.score(real, simulated, ones, chosen, rng.stream(0, "s"))
+    assert found.population.value == pytest.approx(by_hand(real[kept], simulated[kept], weight[kept]), abs=1e-9)
+    assert found.population.n == 10
+    assert "6 of 16 tokens are missing" in found.population.method
+    assert found.further == ()
+    pooled = np.corrcoef(real[kept].numpy(), simulated[kept].numpy())[0, 1]
+    assert abs(found.population.value - pooled) > 0.01
+    simulated[top * 4 : top * 4 + 4] = torch.nan  # nothing is known of the top any more
+    gone = scorers.score(real, simulated, ones, chosen, rng.stream(0, "s"))
+    assert np.isnan(gone.population.value)
+
+
+def test_missing_answers_do_not_move_the_population_while_zeros_would():
+    right, wrong = [], []
+    for seed in range(60):
+        ones, chosen, real, simulated = few_of_many(seed)
+        gone = torch.rand(400, generator=rng.stream(seed, "gone")) < 0.3
+        whole = scorers.weighted(real, simulated, ones, chosen, rng.stream(0, "w")).value
+        holes = torch.where(gone, torch.nan, simulated)
+        right.append(scorers.weighted(real, holes, ones, chosen, rng.stream(0, "w")).value - whole)
+        filled = torch.where(gone & simulated.isfinite(), 0.0, simulated)
+        wrong.append(scorers.weighted(real, filled, ones, chosen, rng.stream(0, "w")).value - whole)
+    right, wrong = np.array(right), np.array(wrong)
+    right = right[np.isfinite(right)]  # of some, the whole top excerpt is missing
+    assert len(right) > 50
+    assert abs(right.mean()) < 4 * right.std() / len(right) ** 0.5
+    assert wrong.mean() < -4 * wrong.std() / 60**0.5
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e-12, 1e9])
+def test_correlations_of_columns_do_not_depend_on_their_scales(scale):
+    a, b = pair(3)
+    expected = [np.corrcoef(a[:, u].numpy(), b[:, u].numpy())[0, 1] for u in range(3)]
+    found = moments.correlations(scale * a.double() - 7 * scale, scale * b.double())
+    assert found.tolist() == pytest.approx(expected, abs=1e-9)
+    assert moments.correlations(a, torch.full_like(b, scale)).isnan().all()
+    assert moments.correlations(a[:0], b[:0]).isnan().all()

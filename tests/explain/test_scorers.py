@@ -7,7 +7,7 @@ import torch
 from digon import rng
 from digon.errors import RunError
 from digon.explain import scorers
-from digon.explain.exemplars import Contexts, Excerpts
+from digon.explain.exemplars import Excerpts
 from digon.explain.scorers import correlation
 from digon.explain.splits import NAMES, split_of
 
@@ -158,24 +158,3 @@ def test_order_of_documents_does_not_change_the_population_score():
     b = scorers.score(real[rows], simulated[rows], moved, same, rng.stream(0, "s"))
     assert b.top_and_random.value == pytest.approx(a.top_and_random.value, abs=1e-12)
     assert b.random_only.value == pytest.approx(a.random_only.value, abs=1e-12)
-
-
-def test_units_are_explained_and_scored_together():
-    excerpts = corpus()
-    n = 300 * 128
-    owners, positions = torch.arange(n) // 128, torch.arange(n) % 128
-    tokens = torch.randint(40, (n,), generator=rng.stream(0, "t"))
-    bigram = (tokens == 5) & (tokens.roll(1) == 3) & (positions > 0)
-    values = torch.stack([(tokens == 9).float(), bigram.float(), noise(n, "v")], 1)
-    contexts = Contexts.of(tokens, owners, positions, 40)
-    single, pair, none = scorers.explain_units(values, contexts, excerpts, str)
-    rho = {e.explainer: e.score.top_and_random.value for e in pair.explanations}
-    assert rho["n-grams"] > 0.99
-    assert rho["token look-up"] < 0.6
-    assert single.population["token look-up"].value == pytest.approx(1)
-    assert abs(single.explanations[0].score.baseline.value) < 0.2
-    assert math.isnan(none.population["n-grams"].value) or abs(none.population["n-grams"].value) < 0.05
-    texts, simulated = scorers.explain_unit(values[:, 1], contexts, excerpts, str)
-    assert [t.text for t in texts] == [e.text for e in pair.explanations]
-    assert torch.equal(simulated["n-grams"], pair.simulated["n-grams"])
-    assert math.isnan(texts[0].score.baseline.value)

@@ -1,5 +1,4 @@
 import asyncio
-import math
 
 import pytest
 import torch
@@ -9,9 +8,8 @@ from hypothesis import strategies as st
 from digon import rng
 from digon.errors import RunError
 from digon.explain import draws, scorers, sets
-from digon.explain.exemplars import Contexts, Excerpts
+from digon.explain.exemplars import Excerpts
 from digon.explain.llm import explainers
-from digon.explain.splits import NAMES
 from digon.records import Excerpt
 
 
@@ -132,43 +130,3 @@ def test_language_models_are_not_asked_where_a_document_is_on_both_sides(names, 
         with pytest.raises(RunError, match="both explained and scored"):
             asyncio.run(attempt())
     explainers._apart(shown, judged)
-
-
-def explained(values, excerpts, length=8):
-    n = len(values)
-    tokens = torch.randint(20, (n,), generator=rng.stream(0, "t"))
-    owners = excerpts.documents.repeat_interleave(excerpts.lengths)
-    starts = excerpts.starts.repeat_interleave(excerpts.lengths)
-    contexts = Contexts.of(tokens, owners, torch.arange(n) - starts, 20)
-    return scorers.explain_units(values, contexts, excerpts, str)
-
-
-def test_silent_and_damaged_units_do_not_stop_the_others():
-    excerpts = corpus([2] * 200)
-    n = int(excerpts.lengths.sum())
-    values = torch.zeros(n, 4)
-    values[:, 1] = torch.randn(n, generator=rng.stream(0, "v"))
-    values[:, 2] = torch.nan
-    values[:, 3] = (torch.randint(20, (n,), generator=rng.stream(0, "t")) == 7).float()
-    silent, noise, damaged, good = explained(values, excerpts)
-    assert damaged.explanations == ()
-    for found in silent.explanations:
-        assert "real or simulated values are constant" in found.score.flags[0]
-        assert found.score.population.value != found.score.population.value
-        assert found.score.permuted.value != found.score.permuted.value
-    for found in noise.explanations:  # noise has no tokens of its own, and nothing is said
-        assert found.text.startswith("always")
-        assert math.isnan(found.score.random_only.value)
-    assert good.explanations[0].score.top_and_random.value == pytest.approx(1)
-    assert good.explanations[0].score.permuted.p == pytest.approx(1 / 201)
-
-
-def test_a_corpus_of_one_document_is_flagged_not_refused():
-    for seed in range(12):  # the document falls into every split
-        excerpts = corpus([3], seed=seed)
-        values = torch.rand(24, 2, generator=rng.stream(0, "v"))
-        for unit in explained(values, excerpts):
-            for found in unit.explanations:
-                assert "documents in the test split" in found.score.flags[0]
-                assert found.score.top_and_random.value != found.score.top_and_random.value
-    assert {NAMES[int(corpus([3], seed=s).splits[0])] for s in range(12)} >= {"fit", "select", "test"}

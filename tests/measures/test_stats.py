@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,23 @@ def test_bootstrap_interval_matches_the_closed_form_of_a_mean():
     low, high = mean_interval(x, torch.arange(400), 400, 0)
     reach = 1.96 * x.std(0) / 20
     torch.testing.assert_close((high - low).float() / 2, reach, rtol=0.2, atol=0)
+
+
+def test_totals_of_draws_are_those_of_documents_taken_one_by_one():
+    sums = torch.randn(7, 2, 3, generator=rng.stream(0, "s"), dtype=torch.float64)
+    found = stats.resampled(sums, rng.stream(1, "r"), 20)
+    picks = torch.randint(7, (20, 7), generator=rng.stream(1, "r"))
+    torch.testing.assert_close(found, torch.stack([sums[row].sum(0) for row in picks]))
+
+
+def test_a_sample_drawn_again_is_as_sure_as_its_standard_error():
+    sample = rng.numpy_stream(0, "sample").normal(3.0, 2.0, 900)
+    low, high = stats.sample_interval(sample, lambda v: v.mean(-1), rng.numpy_stream(0, "again"), 4000)
+    reach = 1.96 * sample.std() / 30
+    assert (low, high) == pytest.approx((sample.mean() - reach, sample.mean() + reach), abs=0.1 * reach)
+    columns = np.stack([sample, 2 * sample], 1)
+    both = stats.sample_interval(columns, lambda v: v.mean(1), rng.numpy_stream(0, "again"), 4000)
+    assert both[0].tolist() == pytest.approx([low, 2 * low])
 
 
 def test_an_interval_without_enough_draws_is_missing():

@@ -7,8 +7,6 @@ from .explainers import LookUp as LookUp
 from .explainers import NGrams as NGrams
 from .kinds import Surroundings as Surroundings
 from .pieces import take_apart as take_apart
-from .scorers import explain_unit as explain_unit
-from .scorers import explain_units as explain_units
 from .scorers import population as population
 from .scorers import score as score
 from .scorers import score_units as score_units

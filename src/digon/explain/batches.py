@@ -14,14 +14,12 @@ from torch import Tensor
 from .. import records, rng
 from ..measures import stats
 from .exemplars import Excerpts
-from .moments import Paired, affine, correlation_of, explained_of, interval, line_of, permuted, resampled, standard
+from .moments import Paired, permuted, resampled
+from .populations import SOURCE, Estimate, population_of, sampled, undefined
 from .sets import ScoringSet, assert_unseen, grid, scoring_sets
 
 BASELINES = 3
 """Other units whose explanations are tried on a unit."""
-TOGETHER = 64
-"""Units whose population is held at once."""
-SOURCE = "Bills et al. 2023"
 NOTHING = "nothing to compare with"
 
 
@@ -34,24 +32,6 @@ class Scores:
     """Top-and-random."""
     null: Float[Tensor, "draws units"]
     """The same after permutations."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Values of many units, the bootstrap draws behind their intervals, and the tokens behind each."""
-
-    value: Float[Tensor, " units"]
-    low: Float[Tensor, " units"]
-    high: Float[Tensor, " units"]
-    tokens: Int[Tensor, " units"]
-
-    def measurements(self, name: str, methods: Sequence[str]) -> list[records.Measurement]:
-        """One record per unit."""
-        columns = (self.value.tolist(), self.low.tolist(), self.high.tolist(), self.tokens.tolist(), methods)
-        return [
-            records.Measurement(name, v, a, b, n, "", method, None, SOURCE, 0.0)
-            for v, a, b, n, method in zip(*columns, strict=True)
-        ]
 
 
 class View:
@@ -80,7 +60,7 @@ class View:
     def estimate(self, pairs: Sequence[Paired], seed: int) -> Estimate:
         """Mean correlation over several simulations, of those that are defined; NaN from fewer than two documents."""
         value = torch.stack([p.rho for p in pairs]).nanmean(0)
-        low, high = interval(torch.stack([self.draws(p, seed) for p in pairs]).nanmean(0))
+        low, high = stats.percentile_interval(torch.stack([self.draws(p, seed) for p in pairs]).nanmean(0))
         few = self.present.sum(1) < 2
         tokens = torch.stack([p.known for p in pairs]).amax(0)
         value, low, high = (torch.where(few, math.nan, v) for v in (value, low, high))
@@ -134,7 +114,12 @@ def score_chosen(
         else:
             rest = [mixed.paired(other) for other in others]
         random = alone.estimate([alone.paired(values)], seed).measurements("rho_random_only", alone.methods())
-        found[name] = _scores(mixed, pair, rest, random, whole[name], seed)
+        few = sampled(real, values, excerpts, chosen, seed)
+        # explained variance takes a line from the calibrate split, which is not simulated where only few excerpts are
+        said = [
+            (few[u], ()) if u in few else (rho, (line,)) for u, (rho, line) in enumerate(zip(*whole[name], strict=True))
+        ]
+        found[name] = _scores(mixed, pair, rest, random, said, seed)
     return found
 
 
@@ -143,114 +128,24 @@ def _scores(
     pair: Paired,
     rest: Sequence[Paired],
     random: Sequence[records.Measurement],
-    whole: tuple[Sequence[records.Measurement], Sequence[records.Measurement]],
+    whole: Sequence[tuple[records.Measurement, tuple[records.Measurement, ...]]],
     seed: int,
 ) -> Scores:
     both, null = mixed.estimate([pair], seed), permuted(pair, mixed.present, rng.stream(seed, "permutation"))
     top, other = both.measurements("rho_top_and_random", mixed.methods()), _baseline(mixed, rest, seed)
-    columns = (top, random, other, *whole, _chance(both, null, mixed), (pair.known / pair.wanted.clamp_min(1)).tolist())
+    columns = (top, random, other, whole, _chance(both, null, mixed), (pair.known / pair.wanted.clamp_min(1)).tolist())
     found = [
         records.Score(
-            a, b, c, _flags((a, b, c) if rest else (a, b)), said, chance, simulated_share=share, further=(line,)
+            a, b, c, _flags((a, b, c) if rest else (a, b)), said, chance, simulated_share=share, further=further
         )
-        for a, b, c, said, line, chance, share in zip(*columns, strict=True)
+        for a, b, c, (said, further), chance, share in zip(*columns, strict=True)
     ]
     return Scores(found, both.value, null)
 
 
-class Whole:
-    """All tokens of the test and the calibrate split, with the real values on them, ready for any simulation."""
-
-    def __init__(self, real: Float[Tensor, "n units"], excerpts: Excerpts) -> None:
-        chosen = [excerpts.in_split(name).nonzero().squeeze(1) for name in ("test", "calibrate")]
-        every = torch.cat(chosen)
-        self.rows, self.lengths = excerpts.rows(every), excerpts.lengths[every]
-        self.test = int(excerpts.lengths[chosen[0]].sum())
-        self.owners = [excerpts.documents[part].unique(return_inverse=True)[1] for part in chosen]
-        self.excerpts = [len(part) for part in chosen]
-        self.documents = [int(owner.max()) + 1 if len(owner) else 0 for owner in self.owners]
-        a = real[self.rows].double()
-        self.known = None if _finite(a) else a.isfinite()
-        self.real = self.relative(a, self.known)
-
-    def relative(self, values: Float[Tensor, "m units"], known: Tensor | None) -> Float[Tensor, "m units"]:
-        """Values relative to mean and deviation over the test split; constant and unknown ones 0."""
-        if known is None:
-            mean, inverse = affine(values[: self.test].T)
-            return (values - mean.T) * inverse.T
-        pool = known.clone()
-        pool[self.test :] = False
-        return standard(values.T, known.T, pool.T).T
-
-    def sums(self, simulated: Float[Tensor, "n units"]) -> list[Float[Tensor, "docs 6 units"]]:
-        """Sums of 1, a, m, a², m², am over every document of the two splits."""
-        m, a, known = simulated[self.rows].double(), self.real, self.known
-        if known is not None or not _finite(m):
-            known = m.isfinite() if known is None else known & m.isfinite()
-            a = torch.where(known, a, 0.0)
-        m = self.relative(m, known)
-        one = torch.ones(len(m), 1, dtype=m.dtype, device=m.device) if known is None else known.to(m.dtype)
-        parts = [self._by_excerpt(v) for v in (one, a, m, a * a, m * m, a * m)]
-        columns = torch.stack([part.expand(-1, m.shape[1]) for part in parts], 1)
-        return [
-            columns.new_zeros(count, *columns.shape[1:]).index_add_(0, owner, part)
-            for part, owner, count in zip(columns.split(self.excerpts), self.owners, self.documents, strict=True)
-        ]
-
-    def _by_excerpt(self, values: Float[Tensor, "m _"]) -> Float[Tensor, "excerpts _"]:
-        return torch.segment_reduce(values, "sum", lengths=self.lengths, axis=0) if len(values) else values
-
-
-def _finite(values: Float[Tensor, "m units"]) -> bool:
-    """Whether all are; a sum shows what is not, and costs less."""
-    return bool(values.sum(0).isfinite().all())
-
-
-def population_of(
-    real: Float[Tensor, "n units"],
-    simulated: Mapping[str, Float[Tensor, "n units"]],
-    excerpts: Excerpts,
-    seed: int,
-) -> dict[str, tuple[list[records.Measurement], list[records.Measurement]]]:
-    """Correlation over all tokens of the test split, and the variance explained there by the line of the calibrate split."""
-    found: dict[str, tuple[list[records.Measurement], list[records.Measurement]]] = {
-        name: ([], []) for name in simulated
-    }
-    for start in range(0, real.shape[1], TOGETHER):
-        block = slice(start, start + TOGETHER)
-        whole = Whole(real[:, block], excerpts)
-        for name, values in simulated.items():
-            rho, explained = _population(whole, values[:, block], seed)
-            found[name][0].extend(rho)
-            found[name][1].extend(explained)
-    return found
-
-
-def _population(
-    whole: Whole, simulated: Float[Tensor, "n units"], seed: int
-) -> tuple[list[records.Measurement], list[records.Measurement]]:
-    test, line = whole.sums(simulated)
-    documents, units = len(test), simulated.shape[1]
-    if documents < 2:
-        why = f"{documents} documents in the test split"
-        return [_undefined("rho_population", why)] * units, [_undefined("explained_variance", why)] * units
-    tokens = test.sum(0)[0].long()
-
-    def estimate(statistic: stats.Statistic) -> Estimate:
-        low, high = stats.bootstrap_interval(test, statistic, rng.stream(seed, "population"))
-        return Estimate(statistic(test.sum(0)), low, high, tokens)
-
-    method = f"{whole.excerpts[0]} excerpts of {documents} unseen documents, bootstrap over documents"
-    rho = estimate(correlation_of).measurements("rho_population", [method] * units)
-    fitted = line_of(line.sum(0))
-    lines = f"1 − error/variance on {documents} unseen documents after a line from {len(line)} others, bootstrap over documents"
-    explained = estimate(lambda sums: explained_of(sums, fitted))
-    return rho, explained.measurements("explained_variance", [lines] * units)
-
-
 def _baseline(mixed: View, pairs: Sequence[Paired], seed: int) -> list[records.Measurement]:
     if not pairs:
-        return [_undefined("rho_other_unit", NOTHING)] * len(mixed.rows)
+        return [undefined("rho_other_unit", NOTHING)] * len(mixed.rows)
     known = torch.stack([p.rho for p in pairs]).isfinite().sum(0).tolist()
     methods = [
         f"mean of {count} explanations; {method}" + (f"; {len(pairs) - count} undefined" if count < len(pairs) else "")
@@ -260,7 +155,7 @@ def _baseline(mixed: View, pairs: Sequence[Paired], seed: int) -> list[records.M
 
 
 def _chance(both: Estimate, null: Float[Tensor, "draws units"], mixed: View) -> list[records.Measurement]:
-    low, high = interval(null)
+    low, high = stats.percentile_interval(null)
     p = stats.permutation_p(both.value, null)
     columns = (null.nanmean(0).tolist(), low.tolist(), high.tolist(), both.tokens.tolist(), p.tolist())
     method = f"mean and range of 95 % of {len(null)} permutations of the simulated values among "
@@ -277,7 +172,3 @@ def _flags(found: Sequence[records.Measurement]) -> tuple[str, ...]:
         for m in found
         if math.isnan(m.value)
     )
-
-
-def _undefined(name: str, why: str) -> records.Measurement:
-    return records.Measurement(name, math.nan, method=why, source=SOURCE)

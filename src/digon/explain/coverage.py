@@ -28,8 +28,9 @@ from .. import records
 from ..measures import stats
 from .exemplars import Excerpts
 from .explainers.base import finite_mean
+from .moments import correlation_of
 from .pieces import Piece, describe
-from .scorers import correlation_of
+from .populations import Whole
 
 MOST = 24
 """Pieces that are ever added."""
@@ -74,10 +75,10 @@ def cover(
     order, weights = greedy(values[rows], torch.stack([p.values[rows] for p in pieces]).T if pieces else None)
     columns = torch.stack([pieces[i].values for i in order], 1) if order else values.new_zeros(len(values), 0)
     steps = columns @ weights.to(columns) if order else columns
-    kept = _certain(_sums(values, steps, excerpts, "calibrate"), generator) if order else 0
+    test, calibrate = Whole(values[:, None], excerpts).sums(steps)
+    kept = _certain(calibrate, generator) if order else 0
     n = int(excerpts.row_split("test").sum())
-    sums = _sums(values, steps[:, :kept], excerpts, "test")
-    record, shares = _curve(sums, [describe(pieces[i], token_text) for i in order[:kept]], n, generator)
+    record, shares = _curve(test[..., :kept], [describe(pieces[i], token_text) for i in order[:kept]], n, generator)
     predicted = steps[:, kept - 1] if kept else torch.zeros_like(values)
     return Covered(record, tuple(pieces[i] for i in order[:kept]), shares, predicted)
 
@@ -136,33 +137,13 @@ def _positive(gram: Float[Tensor, "k k"], target: Float[Tensor, " k"]) -> Float[
     return torch.from_numpy(nnls(root.T.numpy(), rotated.numpy())[0]) / scale
 
 
-def _sums(
-    values: Float[Tensor, " n"], steps: Float[Tensor, "n k"], excerpts: Excerpts, split: str
-) -> Float[Tensor, "docs 6 k"]:
-    """Sums of 1, a, m, a², m², am over every document of a split."""
-    rows = excerpts.row_split(split)
-    if not bool(rows.any()) or not steps.shape[1]:
-        return torch.zeros(0, 6, steps.shape[1], dtype=torch.float64)
-    a, m = values[rows].double(), steps[rows].double()
-    a, m = a - a.mean(), m - m.mean(0)
-    m = m / m.std(0, correction=0).clamp_min(1e-12)
-    a = (a / a.std(correction=0).clamp_min(1e-12))[:, None].expand_as(m)
-    moments = torch.stack([torch.ones_like(m), a, m, a * a, m * m, a * m], 1)
-    owners = excerpts.documents.repeat_interleave(excerpts.lengths)[rows]
-    present, index = owners.unique(return_inverse=True)
-    return stats.document_sums(moments.flatten(1), index, len(present)).unflatten(1, (6, -1))
-
-
 def _explained(sums: Float[Tensor, "*b 6 k"]) -> Float[Tensor, "*b k"]:
     """ρ² of every step; 0 where nothing varies or the sign is wrong."""
     return correlation_of(sums).nan_to_num(0.0).clamp_min(0).square()
 
 
 def _resampled(sums: Float[Tensor, "docs 6 k"], generator: torch.Generator) -> Float[Tensor, "draws k"]:
-    docs = len(sums)
-    picks = torch.randint(docs, (DRAWS, docs), generator=generator, device=generator.device).to(sums.device)
-    weights = sums.new_zeros(DRAWS, docs).scatter_add_(1, picks, torch.ones_like(picks, dtype=sums.dtype))
-    return _explained(torch.einsum("bd,dks->bks", weights, sums))
+    return _explained(stats.resampled(sums, generator, DRAWS))
 
 
 def _gains(explained: Float[Tensor, "*b k"]) -> Float[Tensor, "*b k"]:
@@ -184,7 +165,7 @@ def _curve(
     method = f"{len(names)} pieces in greedy order; gains in ρ² on {len(sums)} unseen documents, noise taken off, bootstrap over documents"
     found = _explained(sums.sum(0))
     if len(sums) < 2 or not bool((found > 0).any()):
-        why = f"{len(sums)} documents in the test split" if names else "no piece explains anything"
+        why = f"{len(sums)} documents in the test split" if len(sums) < 2 else "no piece explains anything"
         nothing = records.Measurement("effective_explanations", math.nan, n=n, method=why)
         return records.Coverage((), (), (), (), nothing), torch.zeros_like(found)
     drawn = _resampled(sums, generator)

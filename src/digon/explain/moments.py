@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..measures import stats
+
 DRAWS = 200
 TINY = 1e-9
 """Spread, in squared deviations of the pool, below which a side counts as constant."""
@@ -68,7 +70,7 @@ def affine(
 ) -> tuple[Float[Tensor, "*b 1"], Float[Tensor, "*b 1"]]:
     """Mean and one over the deviation of a pool, or of all; the latter is 0 where the pool is constant or empty."""
     values = values.double()
-    if values.shape[-1] == 0:
+    if not values.numel():
         nothing = values.sum(-1, keepdim=True)
         return nothing, nothing
     if pool is None:
@@ -93,6 +95,23 @@ def standard(
     """
     mean, inverse = affine(values, known if pool is None else pool)
     return torch.where(known, (values.double() - mean) * inverse, 0.0)
+
+
+def standardized(values: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """Every column relative to its own mean and deviation; columns that do not vary become 0."""
+    mean, inverse = affine(values.T)
+    return (values.double() - mean.T) * inverse.T
+
+
+def correlations(a: Float[Tensor, "n k"], b: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
+    """Correlation of every column with its partner, whatever their scales. Range: [−1, 1]; NaN where one is constant.
+
+    >>> a = torch.tensor([[0.0], [1.0], [3.0]])
+    >>> correlations(1e-9 * a, 5 - a)
+    tensor([-1.], dtype=torch.float64)
+    """
+    a, b = standardized(a), standardized(b)
+    return torch.where(a.any(0) & b.any(0), (a * b).mean(0), math.nan)
 
 
 @dataclass(frozen=True)
@@ -146,7 +165,7 @@ def resampled(
         for count in [c for c in counts.unique().tolist() if c]:
             rows = (counts == count).nonzero().squeeze(1)
             picks = (uniform[:, :count] * count).long()
-            weights = sums.new_zeros(draws, count).scatter_add_(1, picks, torch.ones_like(picks, dtype=sums.dtype))
+            weights = stats.times_drawn(picks, count).to(sums.dtype)
             total[:, rows] += torch.einsum("bd,udk->buk", weights, part[rows, :count])
     return correlation_of(total[..., None])[..., 0]
 
@@ -173,11 +192,3 @@ def permuted(
         found[:, rows] = square[:, pairs, partner].sum(-1).T / paired.known[rows]
     defined = paired.rho.isfinite()
     return torch.where(defined, found, math.nan)
-
-
-def interval(draws: Float[Tensor, "draws units"]) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
-    """Percentile interval of 95 %; NaN unless nine tenths of the draws are defined."""
-    enough = draws.isfinite().double().mean(0) >= 0.9
-    missing = torch.full_like(draws[0], math.nan)
-    low, high = (draws.nanquantile(q, dim=0) for q in (0.025, 0.975))
-    return torch.where(enough, low, missing), torch.where(enough, high, missing)

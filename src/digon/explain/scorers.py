@@ -3,7 +3,7 @@
     ρ = corr(real, simulated) over all tokens of all scoring excerpts together, not the mean of per-excerpt correlations
     top-and-random   5 excerpts with the unit's largest activations and 5 random ones, all of the test split
     random-only      random excerpts of the test split, more of them for a narrower interval
-    population       all tokens of the test split; where only some are simulated, top and random ones by their weights
+    population       all tokens of the test split; where only chosen excerpts are simulated, these by what they stand for
     permuted         top-and-random after the simulated values of the excerpts have changed places: what chance reaches
     baseline         top-and-random of explanations of other units
     explained        1 − Σ(a − α − βm)²/Σ(a − mean a)² on the test split, α and β fitted on the calibrate split: ρ² at best
@@ -16,23 +16,21 @@ Source: Bills et al. 2023, "Language models can explain neurons in language mode
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import records
-from ..measures import stats
-from .batches import SOURCE, Scores, population_of, score_chosen
+from .batches import score_chosen
 from .batches import score_units as score_units
-from .exemplars import Contexts, Excerpts
-from .explainers import LookUp, NGrams, Trie
-from .explainers.base import Fitted
-from .moments import affine, correlation_of, interval, line_of, moments, resampled, standard
+from .exemplars import Excerpts
+from .moments import affine, correlations, line_of, moments
+from .populations import population_of
+from .populations import weighted as weighted
 from .sets import ScoringSet as ScoringSet
-from .sets import assert_unseen, grid, weights
+from .sets import assert_unseen
 from .sets import scoring_set as scoring_set
 from .sets import scoring_sets as scoring_sets
 
@@ -67,52 +65,9 @@ def population(
     return population_of(real[:, None], {"": simulated[:, None]}, excerpts, _seed(generator))[""][0][0]
 
 
-def weighted(
-    real: Float[Tensor, " n"],
-    simulated: Float[Tensor, " n"],
-    excerpts: Excerpts,
-    chosen: ScoringSet,
-    generator: torch.Generator,
-) -> records.Measurement:
-    """What `population` would find, from the top and random excerpts alone: each counts as often as its weight says.
-
-    For simulations that are too dear for the whole split. Sums are unbiased, so ρ is up to O(1/documents).
-    Raises: RunError if an excerpt comes from a document that explanations have seen.
-    """
-    both, weight = weights(excerpts, chosen)
-    assert_unseen(excerpts, both)
-    rows, there = grid(excerpts, both)
-    real, simulated = real[rows], simulated[rows]
-    known = there & real.isfinite() & simulated.isfinite()
-    a, m = (standard(v.flatten()[None], known.flatten()[None]).view(v.shape) for v in (real, simulated))
-    sums = moments(a, m, known).sum(2)[0] * weight[0, :, None]
-    parts = [
-        _by_document(sums[part], both[0, part], excerpts)
-        for part in (slice(chosen.top.shape[-1]), slice(chosen.top.shape[-1], None))
-    ]
-    method = f"{' + '.join(str(len(p)) for p in parts)} documents, excerpts weighted by 1/probability, bootstrap over documents"
-    if sum(len(p) for p in parts) < 2:
-        return records.Measurement("rho_population", math.nan, method=method, source=SOURCE)
-    if not bool(weight.isfinite().all()):
-        method += "; undefined: a document has so many excerpts that their probability to be drawn is not known"
-    every = torch.cat(parts)[None]
-    there = torch.ones(every.shape[:2], dtype=torch.bool, device=every.device)
-    draws = resampled(every, there, [len(p) for p in parts], generator)
-    rho, (low, high) = correlation_of(every.sum(1)[..., None])[0, 0], interval(draws)
-    n = int(known.sum())
-    return stats.to_measurement("rho_population", rho, (low[0], high[0]), n, method=method, source=SOURCE, null=0.0)
-
-
-def _by_document(sums: Float[Tensor, "m 6"], chosen: Int[Tensor, " m"], excerpts: Excerpts) -> Float[Tensor, "docs 6"]:
-    names, owner = excerpts.documents[chosen[chosen >= 0]].unique(return_inverse=True)
-    return sums.new_zeros(len(names), 6).index_add_(0, owner, sums[chosen >= 0])
-
-
 def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
     """Pearson correlation; NaN where either side is constant."""
-    known = torch.ones_like(a, dtype=torch.bool)
-    sums = moments(standard(a, known), standard(b, known), known).sum(0)
-    return float(correlation_of(sums[:, None])[0])
+    return float(correlations(a[:, None], b[:, None])[0])
 
 
 def rsquared(a: Float[Tensor, " n"], m: Float[Tensor, " n"]) -> float:
@@ -147,70 +102,3 @@ def calibrated(
 
 def _seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-
-
-@dataclass(frozen=True)
-class Explained:
-    """All explanations of one unit; what they predict on every row, and over the whole test split, by explainer."""
-
-    explanations: tuple[records.Explanation, ...]
-    simulated: dict[str, Float[Tensor, " n"]]
-    population: dict[str, records.Measurement]
-
-
-def explain_units(
-    values: Float[Tensor, "n units"],
-    contexts: Contexts,
-    excerpts: Excerpts,
-    token_text: Callable[[int], str],
-    seed: int = 0,
-) -> list[Explained]:
-    """Explain units of one site and score them; each one's baseline are the explanations of the units after it.
-
-    A unit that is not finite, or any unit of a corpus without documents to fit, gets no explanations; the others do.
-    """
-    fit, select = excerpts.row_split("fit"), excerpts.row_split("select")
-    can = values.isfinite().all(0) & bool(fit.any())
-    good = can.nonzero().squeeze(1)
-    nothing = Explained((), {}, {})
-    if not len(good):
-        return [nothing] * values.shape[1]
-    values = values if bool(can.all()) else values[:, good]
-    trie, known = Trie.of(contexts.take(fit | select)), values[fit | select]
-    single = LookUp.fit_many(contexts, values, fit, select)
-    units = [(look, NGrams.prune(trie, known[:, u])) for u, look in enumerate(single)]
-    names = [p.name for p in units[0]]
-    simulated = {name: torch.stack([u[i].simulate(contexts) for u in units], 1) for i, name in enumerate(names)}
-    scores = score_units(values, simulated, excerpts, seed)
-    place = (can.cumsum(0) - 1).tolist()
-    return [
-        _explained(units[place[u]], scores, simulated, token_text, place[u]) if ok else nothing
-        for u, ok in enumerate(can.tolist())
-    ]
-
-
-def _explained(
-    patterns: Sequence[Fitted],
-    scores: Mapping[str, Scores],
-    simulated: Mapping[str, Float[Tensor, "n units"]],
-    token_text: Callable[[int], str],
-    unit: int,
-) -> Explained:
-    found = {p.name: scores[p.name].records[unit] for p in patterns}
-    return Explained(
-        tuple(records.Explanation(p.name, p.render(token_text), round(p.bits, 1), found[p.name]) for p in patterns),
-        {p.name: simulated[p.name][:, unit] for p in patterns},
-        {name: score.population for name, score in found.items() if score.population is not None},
-    )
-
-
-def explain_unit(
-    values: Float[Tensor, " n"],
-    contexts: Contexts,
-    excerpts: Excerpts,
-    token_text: Callable[[int], str],
-    seed: int = 0,
-) -> tuple[tuple[records.Explanation, ...], dict[str, Float[Tensor, " n"]]]:
-    """Explanations of one unit and what they predict on every row, ready for a card; without a baseline."""
-    found = explain_units(values[:, None], contexts, excerpts, token_text, seed)[0]
-    return found.explanations, found.simulated

@@ -5,9 +5,9 @@
     random    random ones that are scored alone, whatever the unit does on them
 
 Top and random ones together estimate what a simulation of the whole test split would score: a top excerpt stands for itself,
-any other for N/k, one over the probability with which it was drawn.
+the random ones for all the others, each token equally often, as all were drawn with the same probability (poststratified).
 
-Source: Bills et al. 2023 (top and random); weights after Horvitz & Thompson 1952.
+Source: Bills et al. 2023 (top and random); weights after Horvitz & Thompson 1952, made to add up after Holt & Smith 1979.
 """
 
 from dataclasses import dataclass
@@ -67,20 +67,27 @@ def scoring_sets(
 
 
 def weights(excerpts: Excerpts, chosen: ScoringSet) -> tuple[Int[Tensor, "units m"], Float[Tensor, "units m"]]:
-    """Top and random excerpts of many units, each once, and how many of the test split each stands for.
+    """Top and random excerpts of many units, each once, and how often each one's tokens count to make up the test split.
 
-    Weights are NaN where documents are too large for the probabilities to be known; 0 with −1 for none.
+    A top excerpt stands for itself, the random ones together for the tokens of all others. Weights are NaN where documents
+    are too large for excerpts to be drawn equally often; 0 with −1 for none.
     """
     own = chosen.many()
     test = excerpts.in_split("test")
-    size, exact = int(test.sum()), is_exact(excerpts.documents[test], MANY + TOP)
     twice = (own.random[:, :, None] == own.top[:, None, :]).any(2)
     rest = compact(own.random, ~twice)
-    drawn = (own.random >= 0).sum(1, keepdim=True).clamp_min(1)
-    rate = torch.full_like(rest, size, dtype=torch.float64) / drawn if exact else torch.full(rest.shape, torch.nan)
+    top_tokens, rest_tokens = (_tokens(excerpts, part) for part in (own.top, rest))
+    rate = (int(excerpts.lengths[test].sum()) - top_tokens) / rest_tokens.clamp_min(1)
+    if not is_exact(excerpts.documents[test], MANY + TOP):
+        rate = torch.full_like(rate, torch.nan)
     both = torch.cat([own.top, rest], 1)
-    weight = torch.cat([torch.ones_like(own.top, dtype=torch.float64), rate.to(both.device).double()], 1)
+    weight = torch.cat([torch.ones_like(own.top, dtype=torch.float64), rate.expand(rest.shape)], 1)
     return both, torch.where(both >= 0, weight, 0.0)
+
+
+def _tokens(excerpts: Excerpts, chosen: Int[Tensor, "units m"]) -> Float[Tensor, "units 1"]:
+    there = (chosen >= 0).double()
+    return (excerpts.lengths[chosen.clamp_min(0)] * there).sum(1, keepdim=True)
 
 
 def grid(

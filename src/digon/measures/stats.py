@@ -1,7 +1,8 @@
 """How sure are we? Intervals over documents, permutation p-values, false discoveries.
 
 Tokens of one document resemble each other, so the document is the unit of resampling. A statistic that is a function
-of sums over rows needs the sums of every document once; each bootstrap draw is then one row of a matrix product.
+of sums over rows needs the sums of every document once; each bootstrap draw is then one row of a matrix product
+(`bootstrap_interval`). Units and seeds that are a sample themselves are drawn again one by one (`sample_interval`).
 Where the sample is drawn with duplicates the statistic must not care about duplicates: two copies of a document agree
 token by token, which a statistic of agreement within tokens (η²) would read as signal. Those take the jackknife.
 
@@ -58,6 +59,42 @@ def membership(documents: Int[Tensor, " n"]) -> tuple[Int[Tensor, " present"], F
     return present, F.one_hot(place, len(present)).float().T
 
 
+def times_drawn(picks: Int[Tensor, "draws k"], count: int) -> Float[Tensor, "draws count"]:
+    """How often every draw takes each of `count` things, in float64.
+
+    >>> times_drawn(torch.tensor([[0, 2, 2]]), 3)
+    tensor([[1., 0., 2.]], dtype=torch.float64)
+    """
+    out = torch.zeros(len(picks), count, dtype=torch.float64, device=picks.device)
+    return out.scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
+
+
+def resampled(
+    sums: Float[Tensor, "docs *k"], generator: torch.Generator, draws: int = 200
+) -> Float[Tensor, "draws *k"]:
+    """Totals of bootstrap draws of whole documents. Source: Efron & Tibshirani 1993, chapter 6."""
+    docs = len(sums)
+    picks = torch.randint(docs, (draws, docs), generator=generator, device=generator.device)
+    weights = times_drawn(picks.to(sums.device), docs).to(sums.dtype)
+    return torch.tensordot(weights, sums, 1)
+
+
+def percentile_interval(
+    draws: Float[Tensor, "draws *units"], level: float = 0.95
+) -> tuple[Float[Tensor, "*units"], Float[Tensor, "*units"]]:
+    """The middle `level` of the draws of every unit.
+
+    A draw that is not finite is left out; an interval needs nine tenths of the draws, else it is NaN.
+    Source: Efron & Tibshirani 1993, chapter 13.
+    """
+    known = draws.isfinite()
+    enough = known.double().mean(0) >= 0.9
+    draws = torch.where(known, draws, math.nan)
+    tail = (1 - level) / 2
+    low, high = (draws.nanquantile(q, dim=0) for q in (tail, 1 - tail))
+    return torch.where(enough, low, math.nan), torch.where(enough, high, math.nan)
+
+
 def bootstrap_interval(
     sums: Float[Tensor, "docs k units"],
     statistic: Statistic,
@@ -65,23 +102,21 @@ def bootstrap_interval(
     draws: int = 200,
     level: float = 0.95,
 ) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
-    """Percentile interval of a statistic of sums, resampling whole documents.
+    """Percentile interval of a statistic of sums, resampling whole documents; NaN as in `percentile_interval`."""
+    return percentile_interval(statistic(resampled(sums, generator, draws)), level)
 
-    A draw in which the statistic is NaN is left out; an interval needs nine tenths of the draws, else it is NaN.
+
+def sample_interval(
+    sample: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], generator: np.random.Generator, draws: int
+) -> tuple[Any, Any]:
+    """Ends of the middle 95 % of a statistic of a sample [n …], drawn again; for samples that are no sums over rows.
+
+    `statistic` takes draws [draws n …] to numbers [draws …], along the second axis.
     Source: Efron & Tibshirani 1993, chapter 13.
     """
-    docs = len(sums)
-    picks = torch.randint(docs, (draws, docs), generator=generator, device=sums.device)
-    weights = torch.zeros(draws, docs, dtype=sums.dtype, device=sums.device)
-    weights.scatter_add_(1, picks, torch.ones_like(weights))
-    resampled = torch.einsum("bd,dku->bku", weights, sums)
-    found = statistic(resampled)
-    enough = found.isfinite().double().mean(0) >= 0.9
-    found = torch.where(found.isfinite(), found, math.nan)
-    tail = (1 - level) / 2
-    low, high = (found.nanquantile(q, dim=0) for q in (tail, 1 - tail))
-    missing = torch.full_like(low, math.nan)
-    return torch.where(enough, low, missing), torch.where(enough, high, missing)
+    picks = generator.integers(len(sample), size=(draws, len(sample)))
+    low, high = np.quantile(statistic(sample[picks]), [0.025, 0.975], axis=0)
+    return low, high
 
 
 def document_groups(count: int, groups: int, generator: torch.Generator) -> Int[Tensor, " docs"]:
@@ -100,8 +135,17 @@ def jackknife_interval(
     """
     groups = len(left_out)
     variance = (left_out - left_out.mean(0)).square().sum(0) * (groups - 1) / groups
-    reach = float(t.ppf((1 + level) / 2, groups - 1)) * variance.sqrt()
+    reach = student(groups, level) * variance.sqrt()
     return value - reach, value + reach
+
+
+def student(n: int, level: float = 0.95) -> float:
+    """How many standard errors of the mean of `n` draws the middle `level` reaches to each side.
+
+    >>> round(student(3), 3)
+    4.303
+    """
+    return float(t.ppf((1 + level) / 2, n - 1))
 
 
 def permutation_p(observed: Float[Tensor, "*units"], null: Float[Tensor, "draws *units"]) -> Float[Tensor, "*units"]:

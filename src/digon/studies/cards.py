@@ -7,16 +7,15 @@ context-free, the rest drawn at random among units that are ever active.
 import math
 
 import numpy as np
-import torch
 
 from .. import rng
 from ..explain.explainers import LookUp, NGrams
 from ..hosts.load import Host
 from ..store.runs import Run
 from ..store.shards import ActivationStore
-from .explaining.desk import Desk, columns, measurements, neighbors
+from .explaining.desk import Desk, measurements, neighbors
 from .settings import AuditConfig
-from .sources import Source
+from .sources import Source, columns
 
 RUNGS = (LookUp.name, NGrams.name)
 """Explainers of an audit; `digon explain` has all."""
@@ -40,7 +39,7 @@ def write_cards(run: Run, source: Source, store: ActivationStore, host: Host, co
     table = run.read_table(f"survey/{source.site}")
     units = choose(table, config.cards, config.seed)
     desk = Desk.of(host.name, store, host, config.seed)
-    values = columns(source, units) if units else torch.zeros(len(store), 0)
+    values = columns(source, units)
     near = neighbors(source, store, units, host.name)
     cards = []
     for place, (unit, found) in enumerate(zip(units, desk.explain(values, RUNGS), strict=True)):

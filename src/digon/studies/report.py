@@ -3,7 +3,9 @@
 Sentences carry their numbers and intervals; none says "superposition" unless the verdict of the checks does.
 """
 
+import math
 import platform
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +19,7 @@ from ..coders.base import Totals
 from ..hosts import tinylm, tinylm_train
 from ..hosts.corpus import Corpus
 from ..hosts.load import Host
+from ..measures import stats
 from ..records import Diagnosis, Measurement, UnitCard
 from ..store.runs import Run
 from ..store.shards import ActivationStore
@@ -35,15 +38,31 @@ def share(name: str, hits: int, n: int, method: str, null: float = float("nan"))
     return Measurement(name, hits / n, float(interval.low), float(interval.high), n, method=method, null=null)
 
 
-def quantile(name: str, values: np.ndarray, seed: int, source: str = "") -> Measurement:
-    """Median over units with a bootstrap interval over units; units without the number are left out and counted."""
+def over_units(
+    name: str,
+    values: np.ndarray,
+    of: Callable[[np.ndarray], np.ndarray],
+    draw: np.random.Generator,
+    method: str,
+    draws: int = 400,
+    **more: Any,
+) -> Measurement:
+    """A statistic of units (along the last axis) with a bootstrap interval over units, from two on; `more` goes into the record.
+
+    Units without the number are left out and counted; `method` is what the statistic is called.
+    """
     known = values[np.isfinite(values)]
-    if len(known) == 0:
-        return Measurement(name, float("nan"), n=0, method="median over units")
-    draws = np.random.default_rng(seed).choice(known, (400, len(known)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    method = f"median over units, bootstrap over units; {len(values) - len(known)} without the number"
-    return Measurement(name, float(np.median(known)), float(low), float(high), len(known), "", method, seed, source)
+    method = f"{method} over units, bootstrap over units; {len(values) - len(known)} without the number"
+    if not len(known):
+        return Measurement(name, math.nan, n=0, method=method)
+    low, high = stats.sample_interval(known, of, draw, draws) if len(known) > 1 else (math.nan, math.nan)
+    return Measurement(name, float(of(known)), float(low), float(high), len(known), method=method, **more)
+
+
+def median(name: str, values: np.ndarray, seed: int, source: str = "") -> Measurement:
+    """Median over units."""
+    of, draw = lambda v: np.median(v, axis=-1), np.random.default_rng(seed)
+    return over_units(name, values, of, draw, method="median", seed=seed, source=source)
 
 
 def dictionary_measurements(totals: Totals, seed: int) -> list[Measurement]:
@@ -128,9 +147,9 @@ def _site_measurements(table: dict[str, np.ndarray], seed: int) -> list[Measurem
     never = int((table["density"] == 0).sum())
     return [
         polysemantic_share(table),
-        quantile("eta2_median", table["eta2"], seed, "correlation ratio; ceiling of any context-free explanation"),
-        quantile("density_median", table["density"], seed),
-        quantile("kurtosis_median", table["kurtosis"], seed),
+        median("eta2_median", table["eta2"], seed, "correlation ratio; ceiling of any context-free explanation"),
+        median("density_median", table["density"], seed),
+        median("kurtosis_median", table["kurtosis"], seed),
         share(
             "never_active_share", never, len(table["density"]), "units active on no token, Wilson interval over units"
         ),
@@ -203,8 +222,8 @@ def _explanations(site: str, cards: list[UnitCard], seed: int) -> list[str]:
     names = sorted({e.explainer for card in cards for e in card.explanations})
     for name in names:
         scores = [e.score for card in cards for e in card.explanations if e.explainer == name and e.score is not None]
-        rho = quantile("rho", np.array([s.top_and_random.value for s in scores]), seed)
-        other = quantile("baseline", np.array([s.baseline.value for s in scores]), seed)
+        rho = median("rho", np.array([s.top_and_random.value for s in scores]), seed)
+        other = median("baseline", np.array([s.baseline.value for s in scores]), seed)
         lines.append(
             f"{site}: over {rho.n} units with a card, the {name} explanation predicts with median score ρ = {rho} on top and random "
             f"excerpts of unseen documents; another unit's explanation reaches {other}."

@@ -43,6 +43,17 @@ class Source(Protocol):
         ...
 
 
+def columns(source: Source, units: Sequence[int]) -> Float[Tensor, "n units"]:
+    """Activations of any units on all rows, in the order given; consecutive ones are read together."""
+    runs: list[list[int]] = []
+    for unit in units:
+        if runs and unit == runs[-1][1]:
+            runs[-1][1] = unit + 1
+        else:
+            runs.append([unit, unit + 1])
+    return torch.cat([source.columns(start, stop) for start, stop in runs or [[0, 0]]], 1)
+
+
 @dataclass(frozen=True)
 class Neurons:
     """The coordinates of a harvested site."""

@@ -2,10 +2,9 @@
 
 import math
 
-from scipy.stats import t
-
 from ... import rng
 from ...coders.effective import EffectiveFeatures, effective
+from ...measures import stats
 from ...records import Check, Measurement
 from ..evidence import Evidence, not_applicable
 
@@ -59,4 +58,4 @@ def _excess(found: EffectiveFeatures) -> tuple[float, float]:
     each = (found.data - found.null).mean(1).double()
     if len(each) < 2:
         return float(each.mean()), math.nan
-    return float(each.mean()), float(t.ppf(0.975, len(each) - 1)) * float(each.std()) / math.sqrt(len(each))
+    return float(each.mean()), stats.student(len(each)) * float(each.std()) / math.sqrt(len(each))

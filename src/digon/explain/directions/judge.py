@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..exemplars import Excerpts
 from ..explainers.base import SHRINK
+from ..moments import correlations, standardized
 from .objective import Moments, Ridge
 from .space import Space
 
@@ -48,8 +49,8 @@ def crossed(
     values: Float[Tensor, "n k"], simulated: Float[Tensor, "n k"], test: Bool[Tensor, " n"]
 ) -> Float[Tensor, " k"]:
     """Mean ρ of every direction with the explanations of all others, on the test split; NaN for a single one."""
-    a, m = (_unit(x[test].double()) for x in (values, simulated))
-    table = a.T @ m
+    a, m = (standardized(x[test]) for x in (values, simulated))
+    table = a.T @ m / len(a)
     return (table.sum(1) - table.diagonal()) / (len(table) - 1)
 
 
@@ -116,7 +117,7 @@ def token_shares(
     place = torch.searchsorted(seen, there).clamp_max(len(seen) - 1)
     table = torch.where((seen[place] == there)[:, None], rise[place], 0.0)
     one = (there[:, None] == best).double()
-    return TokenShares(correlations(real, one).square(), correlations(real, table).square())
+    return TokenShares(*(correlations(real, x).nan_to_num(0.0).square() for x in (one, table)))
 
 
 def truncation(
@@ -140,7 +141,7 @@ def truncation(
     there, target, found = rows[test] - space.mean.to(rows), simulated[test].double(), {}
     for size in (*(s for s in SIZES if s < d), d):
         cut = torch.where(rank < size, weights, 0.0)
-        found[size] = correlations(there @ cut.T.to(there), target)
+        found[size] = correlations(there @ cut.T.to(there), target).nan_to_num(0.0)
     return found
 
 
@@ -154,16 +155,3 @@ def cosines(theta: Float[Tensor, "k r"]) -> Float[Tensor, "k k"]:
     """Cosines of directions under Σ: correlations of their activations."""
     unit = torch.nn.functional.normalize(theta.double(), dim=1)
     return unit @ unit.T
-
-
-def correlations(a: Float[Tensor, "n k"], b: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
-    """Correlation of every column with its partner. Range: [−1, 1]; 0 where one is constant."""
-    return (_unit(a.double()) * _unit(b.double())).sum(0)
-
-
-def _unit(x: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """Centered columns of length 1; those that do not vary are 0."""
-    centered = x - x.mean(0)
-    length = centered.norm(dim=0)
-    varies = length > 1e-12 * x.norm(dim=0).clamp_min(1e-300)
-    return torch.where(varies, centered / length.clamp_min(1e-300), 0.0)

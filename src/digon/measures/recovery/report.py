@@ -29,11 +29,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import t as student
 from torch import Tensor
 
 from ...errors import ConfigError
 from ...records import Measurement
+from .. import stats
 from .counts import Recovery
 from .failures import GOOD, LABELS, Failures, joint, judge
 from .matching import CLOSE, match, mmcs
@@ -99,7 +99,7 @@ def over_seeds(runs: Sequence[dict[str, float]], level: float = 0.95) -> dict[st
     found: dict[str, Measurement] = {}
     for name in runs[0]:
         values = torch.tensor([run[name] for run in runs], dtype=torch.float64)
-        reach = float(student.ppf((1 + level) / 2, n - 1)) * float(values.std()) / math.sqrt(n)
+        reach = stats.student(n, level) * float(values.std()) / math.sqrt(n)
         mean = float(values.mean())
         found[name] = Measurement(
             name, mean, mean - reach, mean + reach, n, method=f"mean over {n} seeds, Student's {level:.0%} interval"

@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 
 from ...coders.sae import SAE
+from ...measures import stats
 from ...measures.recovery import LABELS, Recovery, Report, report
 from ...records import Measurement
 from ...store.runs import Run
@@ -45,7 +45,7 @@ def _measurement(name: str, found: Report, parts: list[dict[str, float]]) -> Mea
     if name in DIRECTIONS:
         return Measurement(name, value, n=len(found.features.f1), method="directions of one dictionary; no rows enter")
     values = np.array([part[name] for part in parts])
-    half = float(student.ppf(0.975, PARTS - 1)) * float(values.std(ddof=1)) / PARTS**0.5
+    half = stats.student(PARTS) * float(values.std(ddof=1)) / PARTS**0.5
     method = f"{found.rows:,} rows of the world that nothing was trained on; Student's interval from {PARTS} parts of them, not over seeds"
     return Measurement(name, value, value - half, value + half, found.rows, method=method)
 

@@ -20,7 +20,7 @@ from ...explain.directions import judge
 from ...explain.directions.objective import covariance
 from ...store.runs import Run
 from ..settings import Kind
-from ..sources import Latents
+from ..sources import Latents, columns
 from .place import Place
 
 ICA_ROWS = 20_000
@@ -72,4 +72,4 @@ def _latents(place: Place, run: Run, draw: torch.Generator) -> Float[Tensor, "n 
     )
     alive = (fires > 0).nonzero()[:, 0]
     chosen = alive[torch.randperm(len(alive), generator=draw)[: config.count]]
-    return torch.cat([found.columns(u, u + 1) for u in chosen.tolist()], 1).clone()
+    return columns(found, chosen.tolist())

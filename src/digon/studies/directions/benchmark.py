@@ -4,6 +4,7 @@ A seed decides which documents are fitted, which select and which judge, and whe
 of `digon directions` with a folder of its own; what is done is not done again.
 """
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,15 @@ from typing import Any
 from ...hosts.corpus import python_corpus
 from ...hosts.harvest import HarvestConfig, harvest
 from ...hosts.load import load_host
-from ...measures.recovery import over_seeds
 from ...records import Measurement
 from ...store import files
 from ...store.runs import Run
-from ..decoding_benchmark.report import table
+from ..decoding_benchmark.report import interval, table
 from ..demo import train_demo_model
 from ..settings import EVERY_KIND, DirectionsBenchmark, DirectionsConfig, Kind
 from .study import run_directions
 
 TOKENS = 100_000
-LEAST = 3
-"""Seeds from which there are intervals."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +114,7 @@ def _harvested(host: str, out: Path, only_done: bool) -> str:
 def over(cells: Sequence[Cell], group: str, name: str) -> Measurement:
     """One number over seeds; with fewer than three, their mean."""
     values = [cell[group][name].value for cell in cells if name in cell.get(group, {})]
-    if not values:
-        return Measurement(name, float("nan"))
-    if len(values) >= LEAST:
-        return over_seeds([{name: v} for v in values])[name]
-    return Measurement(
-        name, sum(values) / len(values), n=len(values), method="mean over seeds, too few for an interval"
-    )
+    return interval([{name: v} for v in values])[name] if values else Measurement(name, math.nan)
 
 
 def verdicts(host: str, name: str, cells: Sequence[Cell]) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ... import __version__, rng
 from ... import config as configs
 from ...explain.directions import Found, judge
+from ...explain.moments import correlations
 from ...measures import selectivity
 from ...records import Explanation, Measurement, Score, UnitCard
 from ...store import weights
@@ -64,14 +65,9 @@ def mean(
     null: float = math.nan,
     method: str = "mean",
 ) -> Measurement:
-    """A statistic of units, their mean if nothing is said, with a bootstrap over units; units without the number are counted."""
-    known = values[np.isfinite(values)]
-    method = f"{method} over units, bootstrap over units; {len(values) - len(known)} without the number"
-    if len(known) == 0:
-        return Measurement(name, math.nan, n=0, method=method)
-    picks = rng.numpy_stream(seed, "directions", name).integers(len(known), size=(DRAWS, len(known)))
-    low, high = np.quantile(of(known[picks]), [0.025, 0.975])
-    return Measurement(name, float(of(known)), float(low), float(high), len(known), "", method, seed, null=null)
+    """A statistic of units, their mean if nothing is said, with its interval over units."""
+    draw = rng.numpy_stream(seed, "directions", name)
+    return report.over_units(name, values, of, draw, method, DRAWS, seed=seed, null=null)
 
 
 def ratio(name: str, above: np.ndarray, below: np.ndarray, seed: int, method: str) -> Measurement:
@@ -145,7 +141,7 @@ def _table(
         "rho_fit": torch.tensor([f.fitted for f in found], dtype=torch.float64),
         "rho_select": torch.tensor([f.selected for f in found], dtype=torch.float64),
         "rho_other_directions": judge.crossed(judged.values, judged.simulated, test),
-        "rho_displaced": judge.correlations(judged.values[test], judged.simulated[moved][test]),
+        "rho_displaced": correlations(judged.values[test], judged.simulated[moved][test]).nan_to_num(0.0),
         "one_token_share": (shares.one / explained).clamp(max=1),
         "token_share": (shares.table / explained).clamp(max=1),
         "eta2_unseen": shares.table,

@@ -12,7 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ... import rng
@@ -24,6 +24,7 @@ from ...explain.exemplars import Contexts, Excerpts
 from ...explain.explainers import LADDER, Fitted, Shared
 from ...explain.explainers.rungs import BLENDED, HYBRID, fit_shared
 from ...explain.kinds import Surroundings
+from ...explain.moments import correlations
 from ...explain.pieces import take_apart
 from ...explain.senses import senses
 from ...hosts.load import Host
@@ -153,7 +154,8 @@ class Desk:
             name: torch.stack([ones[name].simulate(self.contexts) for ones in fitted], 1) for name in fitted[0]
         }
         scores = scorers.score_units(values, simulated, self.excerpts, self.seed, first)
-        select = {name: _correlations(values, column, self.shared.select) for name, column in simulated.items()}
+        rows = self.shared.select
+        select = {name: correlations(values[rows], column[rows]).tolist() for name, column in simulated.items()}
         done = []
         for unit, ones in enumerate(fitted):
             found = Found(
@@ -236,18 +238,6 @@ def ladder(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in LADDER if not names or name in needed)
 
 
-def _correlations(
-    real: Float[Tensor, "n units"], simulated: Float[Tensor, "n units"], rows: Bool[Tensor, " n"]
-) -> list[float]:
-    """Correlation on some rows, NaN where a side is constant."""
-    if not bool(rows.any()):
-        return [math.nan] * real.shape[1]
-    a, m = real[rows].double(), simulated[rows].double()
-    a, m = a - a.mean(0), m - m.mean(0)
-    size = (a.square().sum(0) * m.square().sum(0)).sqrt()
-    return torch.where(size > 1e-9 * len(a), (a * m).sum(0) / size, math.nan).tolist()
-
-
 def _numbered(token: int) -> str:
     return f" <{token}>"
 
@@ -313,14 +303,3 @@ def neighbors(source: Source, store: ActivationStore, units: Sequence[int], mode
         )
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-
-
-def columns(source: Source, units: Sequence[int]) -> Float[Tensor, "n units"]:
-    """Values of some units on all rows, consecutive ones read together."""
-    runs: list[list[int]] = []
-    for unit in units:
-        if runs and unit == runs[-1][1]:
-            runs[-1][1] = unit + 1
-        else:
-            runs.append([unit, unit + 1])
-    return torch.cat([source.columns(start, stop) for start, stop in runs], 1)

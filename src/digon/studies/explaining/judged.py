@@ -23,16 +23,15 @@ def scored(
 ) -> Score:
     """The score of one description; `others` are simulations of other units' descriptions on the same excerpts.
 
-    Its population is estimated from the top and random excerpts by their weights.
+    Its population is estimated from the top and random excerpts by what they stand for.
     """
     cut, draw = texts.desk.excerpts, rng.stream(seed, "words score", texts.desk.model)
     chosen = scorers.ScoringSet(texts.top, texts.random, texts.random)
     column = _column(texts, own)
     found = scorers.score(texts.values, column, cut, chosen, draw, [_column(texts, other) for other in others])
-    whole = scorers.weighted(texts.values, column, cut, chosen, draw)
     notes = [note for simulation in own.values() for note in simulation.notes]
     said = (f"{len(notes)} notes on simulations, such as: {notes[0]}",) if notes else ()
-    return replace(found, population=whole, choices=choices, flags=(*found.flags, *said), further=())
+    return replace(found, choices=choices, flags=(*found.flags, *said))
 
 
 def unscored(choices: tuple[Measurement, ...]) -> Score:

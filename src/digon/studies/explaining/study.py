@@ -24,9 +24,9 @@ from ...errors import PathError
 from ...explain.signs import expanded, sides
 from ...store.runs import Run
 from .. import survey
-from ..sources import Source
+from ..sources import Source, columns
 from . import choice, summary, words
-from .desk import Desk, columns, key_of, ladder, measurements, neighbors, side_of
+from .desk import Desk, key_of, ladder, measurements, neighbors, side_of
 from .network import Network
 from .settings import ExplainConfig, ExplainRun, Spending, WordsConfig
 from .target import Target, read_target, sources, stamp

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__, rng
+from ...measures import stats
 from ...records import Explanation, Measurement, Series, UnitCard
 from ...store.runs import Run
 from .. import report
@@ -153,9 +154,7 @@ def _interval(table: np.ndarray, seed: int, name: str) -> tuple[np.ndarray, np.n
     """Ends of 95 % intervals of the means over rows."""
     if len(table) < 2:
         return np.full(table.shape[1], math.nan), np.full(table.shape[1], math.nan)
-    picks = rng.numpy_stream(seed, "curve", name).integers(len(table), size=(DRAWS, len(table)))
-    low, high = np.quantile(table[picks].mean(1), [0.025, 0.975], axis=0)
-    return low, high
+    return stats.sample_interval(table, lambda v: v.mean(1), rng.numpy_stream(seed, "curve", name), DRAWS)
 
 
 def _measured(cards: Sequence[UnitCard], seed: int) -> list[Measurement]:
@@ -174,17 +173,13 @@ def _measured(cards: Sequence[UnitCard], seed: int) -> list[Measurement]:
     ceilings = [m.value for card in cards for m in card.measurements if m.name == "eta2"]
     return [
         *found,
-        report.quantile("eta2_median", np.array(ceilings, float), seed, "ceiling of any context-free explanation"),
+        report.median("eta2_median", np.array(ceilings, float), seed, "ceiling of any context-free explanation"),
     ]
 
 
 def _mean(name: str, values: Sequence[float], seed: int) -> Measurement:
-    known = np.array([v for v in values if math.isfinite(v)])
-    method = f"mean over units, bootstrap over units; {len(values) - len(known)} without the number"
-    if not len(known):
-        return Measurement(name, math.nan, n=0, method=method)
-    low, high = _interval(known[:, None], seed, name)
-    return Measurement(name, float(known.mean()), float(low[0]), float(high[0]), len(known), "", method, seed)
+    draw = rng.numpy_stream(seed, "curve", name)
+    return report.over_units(name, np.array(values, float), lambda v: v.mean(-1), draw, "mean", DRAWS, seed=seed)
 
 
 def _sentences(

@@ -19,10 +19,10 @@ from ...errors import AccessError, BudgetError, ContextError, DigonError, Server
 from ...explain.llm import Simulation, scorers, simulate
 from ...explain.llm.explainers import Judged, best_of, explain, judge, meanings, revise
 from ...records import Excerpt, Measurement, UnitCard
-from ..sources import Source
+from ..sources import Source, columns
 from . import written
 from .bill import Heard, Tally, heard
-from .desk import columns, key_of, side_of
+from .desk import key_of, side_of
 from .judged import places
 from .said import Said
 from .settings import Spending, WordsConfig

@@ -26,8 +26,9 @@ from ...explain.coverage import cover
 from ...explain.exemplars import Contexts, Excerpts
 from ...explain.explainers import LookUp, NGrams, Patterns, Shared
 from ...explain.kinds import Surroundings
+from ...explain.moments import correlation_of, moments, standardized
 from ...explain.pieces import take_apart
-from ...explain.scorers import ScoringSet, correlation_of, scoring_set
+from ...explain.sets import ScoringSet, scoring_set
 from ...measures import stats
 
 DRAWS = 200
@@ -175,9 +176,9 @@ class _Scored:
             lengths = excerpts.lengths[stratum]
             part = slice(start, start + int(lengths.sum()))
             documents, place = excerpts.documents[stratum].unique(return_inverse=True)
-            moments = _moments(a[part], m[part])
+            every = torch.ones_like(a[part], dtype=torch.bool)
             by_row = place.repeat_interleave(lengths)
-            sums.append(stats.document_sums(moments, by_row, len(documents))[..., None])
+            sums.append(stats.document_sums(moments(a[part], m[part], every), by_row, len(documents))[..., None])
             owners.append(documents)
             start = part.stop
         enough = sum(len(documents) for documents in owners) >= FEWEST
@@ -211,13 +212,7 @@ def _correlation(a: Float[Tensor, " n"], m: Float[Tensor, " n"]) -> float:
 
 def _standard(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Mean 0, variance 1, in float64; a constant is 0 everywhere."""
-    x = values.double()
-    constant = len(x) == 0 or bool(x.max() == x.min())
-    return x * 0 if constant else (x - x.mean()) / x.std(correction=0)
-
-
-def _moments(a: Float[Tensor, " n"], m: Float[Tensor, " n"]) -> Float[Tensor, "n 6"]:
-    return torch.stack([torch.ones_like(m), a, m, a * a, m * m, a * m], 1)
+    return standardized(values[:, None])[:, 0]
 
 
 def active(values: Float[Tensor, "n units"]) -> Bool[Tensor, " units"]:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from ...measures import stats
 from ...records import Figure, Measurement
 
 Say = Callable[[str], None]
@@ -49,11 +50,9 @@ def measured(
     name: str, samples: float | Sequence[float] | np.ndarray, *, method: str, unit: str = "", seed: int | None = None
 ) -> Measurement:
     """A quantity from one number, or from several seeds: their mean with its 95 % interval (Student's t)."""
-    from scipy import stats
-
     values = np.atleast_1d(np.asarray(samples, dtype=float))
     mean, n = float(values.mean()), len(values)
     if n < 2 or not np.isfinite(values).all():
         return Measurement(name, mean, n=n, unit=unit, method=method, seed=seed)
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5)
+    half = stats.student(n) * float(values.std(ddof=1)) / n**0.5
     return Measurement(name, mean, mean - half, mean + half, n, unit, method, seed)

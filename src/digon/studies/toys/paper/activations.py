@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .... import rng
+from ....measures import stats
 from ....records import Figure, Frame, Measurement, Panel
 from ....worlds.descent import minimize
 from ....worlds.toys import ACTIVATIONS
@@ -149,8 +150,7 @@ def columns(diagram: Diagram) -> np.ndarray:
 def over_columns(name: str, shares: np.ndarray, seed: int, method: str) -> Measurement:
     """The mean over columns with a bootstrap interval (pixels of one column are not independent)."""
     draw = rng.numpy_stream(seed, "bootstrap", name)
-    again = shares[draw.integers(0, len(shares), (2000, len(shares)))].mean(1)
-    low, high = np.quantile(again, [0.025, 0.975])
+    low, high = stats.sample_interval(shares, lambda v: v.mean(1), draw, 2000)
     return Measurement(name, float(shares.mean()), float(low), float(high), shares.size, "", method, seed)
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .... import rng
+from ....measures import stats
 from ....measures.geometry import cosines, feature_dimensionality, norms
 from ....records import Figure, Frame, Measurement, Panel, Series
 from ....worlds.features import Features, FeatureSet, features
@@ -185,8 +186,7 @@ def _median(name: str, samples: list[float], seed: int) -> Measurement:
         return Measurement(name, float("nan"), method=text, seed=seed)
     values = np.array(samples)
     draw = rng.numpy_stream(seed, "bootstrap", name)
-    again = np.median(values[draw.integers(0, len(values), (2000, len(values)))], axis=1)
-    low, high = np.quantile(again, [0.025, 0.975])
+    low, high = stats.sample_interval(values, lambda v: np.median(v, axis=1), draw, 2000)
     return Measurement(name, float(np.median(values)), float(low), float(high), len(values), "", text, seed)
 
 
