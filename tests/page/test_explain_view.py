@@ -1,6 +1,7 @@
 """The page of `digon explain` in a real browser: ladder, coverage, senses, automaton, index, bill; hostile text stays text."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,20 @@ def test_a_card_shows_everything_and_runs_nothing(opened):
     assert drawn[-1][0] == [0, 0.4, 0.6]
     assert tab.locator(".automaton circle").count() == 4
     assert tab.evaluate("window.pwned") is None
+
+
+@pytest.mark.browser
+def test_cards_of_another_tool_claim_nothing_that_it_does_not_tell(explained_run, visit):
+    shown = card(0)
+    foreign = replace(shown, exemplars=(replace(shown.exemplars[0], start=-1),), histogram=None)
+    explained_run.write_json(f"cards/{SITE}/00000", [foreign])
+    facts = explained_run.read_json("facts", dict)
+    explained_run.write_json("facts", facts | {"data": {"written by": "another tool"}})
+    text = visit(build(explained_run.path).as_uri())(f"#view=unit&unit=toy/{SITE}%230").inner_text("main")
+    assert "document dddddddd\n" in text
+    assert "Explanations, as another tool scored them" in text
+    for unknown in ("from token", "unseen documents", "Activations"):
+        assert unknown not in text, unknown
 
 
 @pytest.mark.browser

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from ..studies.explaining.settings import ExplainConfig, Spending, WordsConfig
+from ..studies.explaining.settings import ExchangeConfig, ExplainConfig, Spending, WordsConfig
 from ..studies.settings import (
     AnchorsBenchmark,
     AuditConfig,
@@ -124,6 +124,23 @@ def explain(
     from ..studies.explaining.study import run_explain
 
     return _with_page(run_explain(settings, words, spending, out))
+
+
+def exchange(settings: Annotated[ExchangeConfig, tyro.conf.arg(name="")], *, out: Path) -> dict[str, Any]:
+    """Take units and explanations to other tools and back: neuron-explainer, Neuronpedia, delphi.
+
+    `digon exchange RUN --to neuronpedia --out FOLDER` writes the cards of a run as Neuronpedia imports them, and says
+    what that format has no place for. `digon exchange FOLDER --out RUN` looks at the units of another tool with ours: a
+    run with a page and a card per unit, with the scores that stand there; it measures nothing again.
+
+    Args:
+        settings: what to take where.
+        out: with --to a new folder; without it the folder of the run.
+    """
+    from ..studies.explaining.exchange import run_exchange
+
+    result = run_exchange(settings, out)
+    return _with_page(result) if "run" in result else result
 
 
 def directions(
@@ -332,6 +349,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "harvest": harvest,
     "decode": decode,
     "explain": explain,
+    "exchange": exchange,
     "directions": directions,
     "reproduce": reproduce,
     "toy": toy,

@@ -1,4 +1,6 @@
-"""Activations of latents as delphi caches them: shards `<first>_<last>.safetensors` of one hook point.
+"""Activations of latents as delphi caches them, and what it says of them (`delphi_texts`).
+
+A cache is a folder per hook point with shards `<first>_<last>.safetensors`:
 
     locations     [m 3]  context, position, latent − first        uint16 or uint32
     activations   [m]    what the latent does there               float16
@@ -12,21 +14,33 @@ Source: EleutherAI/delphi.
 
 import hashlib
 import itertools
+import math
 import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ... import rng
 from ...errors import ConfigError, CorruptError, PathError
+from ...records import Histogram, Measurement, UnitCard
 from ...store import weights
+from .. import exemplars
 from ..exemplars import LENGTH, Excerpts
 from .reading import read_json
 
-_NAME = re.compile(r"(\d+)_(\d+)\.safetensors")
+TOGETHER = 32
+"""Latents whose activations are held at once, with all zeros."""
+BINS = 40
+METHOD = "delphi"
+
+NAME = re.compile(r"(\d+)_(\d+)\.safetensors")
+"""What a shard is called."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +59,10 @@ class LatentCache:
 
         Raises: PathError if there are no shards; CorruptError if they overlap, leave latents out, or hold no tokens.
         """
-        names = sorted(path for path in folder.glob("*.safetensors") if _NAME.fullmatch(path.name))
+        names = sorted(path for path in folder.glob("*.safetensors") if NAME.fullmatch(path.name))
         if not names:
             raise PathError(f"no shards in {folder}", expected="<first>_<last>.safetensors, as delphi writes them")
-        shards = sorted((int(found[1]), int(found[2]), path) for path in names if (found := _NAME.fullmatch(path.name)))
+        shards = sorted((int(found[1]), int(found[2]), path) for path in names if (found := NAME.fullmatch(path.name)))
         for (_, last, path), (first, _, other) in itertools.pairwise(shards):
             if first != last + 1:
                 raise CorruptError(
@@ -103,6 +117,24 @@ class LatentCache:
                 dense[row, places[here, 2] - first] = values[here]
         return dense
 
+    def cards(
+        self, latents: Sequence[int], site: str, model: str, token_text: Callable[[int], str], seed: int = 0
+    ) -> Iterator[UnitCard]:
+        """Cards of some latents: how often and how much they are active, and exemplars.
+
+        Raises: ConfigError if there is no such latent; CorruptError for damaged shards.
+        """
+        cut, tokens = self.excerpts(seed), self.tokens.reshape(-1)
+        for run in _runs(latents):
+            values = self.values(run.start, run.stop)
+            maxima = cut.maxima(values)
+            for place, latent in enumerate(run):
+                own, draw = values[:, place].clone(), rng.stream(seed, "delphi card", site, latent)
+                shown = exemplars.exemplars(cut, (own, tokens, self.positions), maxima[:, place], token_text, {}, draw)
+                yield UnitCard(
+                    f"{model}/{site}#{latent}", site, latent, "latent", _measured(own), _histogram(own), shown
+                )
+
     def _read(self, low: int, high: int, path: Path) -> tuple[Int[Tensor, "m 3"], Float[Tensor, " m"]]:
         found = weights.read_tensors(path)
         for name in ("locations", "activations"):
@@ -124,3 +156,28 @@ class LatentCache:
         if not bool(values.isfinite().all()):
             raise CorruptError(f"{path} holds activations that are not finite", expected="numbers")
         return places, values
+
+
+def _runs(latents: Sequence[int]) -> list[range]:
+    """Consecutive latents together, `TOGETHER` at most."""
+    runs: list[range] = []
+    for latent in latents:
+        if runs and latent == runs[-1].stop and len(runs[-1]) < TOGETHER:
+            runs[-1] = range(runs[-1].start, latent + 1)
+        else:
+            runs.append(range(latent, latent + 1))
+    return runs
+
+
+def _measured(values: Float[Tensor, " n"]) -> tuple[Measurement, ...]:
+    density = float((values > 0).double().mean()) if len(values) else math.nan
+    largest = float(values.max()) if len(values) else math.nan
+    return (
+        Measurement("density", density, n=len(values), method=f"share of tokens above 0 in the cache of {METHOD}"),
+        Measurement("max", largest, n=len(values), method=f"largest in the cache of {METHOD}"),
+    )
+
+
+def _histogram(values: Float[Tensor, " n"]) -> Histogram:
+    counts, edges = np.histogram(values.numpy(), bins=BINS)
+    return Histogram(tuple(float(e) for e in edges), tuple(int(c) for c in counts))

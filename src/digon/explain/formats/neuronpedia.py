@@ -16,7 +16,7 @@ import hashlib
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -66,27 +66,54 @@ def write(folder: Path, cards: Iterable[UnitCard], origin: Origin) -> tuple[str,
     return tuple(f"{note} ({count} units)" for note, count in lost.items())
 
 
-def read(folder: Path) -> Iterator[tuple[list[UnitCard], tuple[str, ...]]]:
-    """The cards of each batch of a source, and which fields were not understood.
+def found_sources(folder: Path) -> list[Path]:
+    """The folders of sources: the folder itself, or those in it or in its folders."""
+    places = [folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))]
+    return [place for place in places if _files(place / "features")]
+
+
+def units(folder: Path) -> dict[str, list[int]]:
+    """Site → numbers of its units, in a source. Raises: PathError if there are none; CorruptError."""
+    found: dict[str, list[int]] = {}
+    for row in (row for path in _features(folder) for row in read_lines(path)):
+        found.setdefault(_site(row), []).append(_key(row)[2])
+    return found
+
+
+def read(
+    folder: Path, wanted: Callable[[str, int], bool] = lambda site, index: True
+) -> Iterator[tuple[list[UnitCard], tuple[str, ...]]]:
+    """The cards of each batch of a source, and which fields were not understood; `wanted` chooses by site and number.
 
     Raises: PathError if there are no features; CorruptError that names the file and the line.
     """
-    names = _files(folder / "features")
-    if not names:
-        raise PathError(f"no features in {folder}", expected="features/batch-0.jsonl.gz")
+    names = _features(folder)
     explained = _by_unit(folder / "explanations", [p.name for p in _files(folder / "explanations")])
     for path in names:
         shown, unknown = _by_unit(folder / "activations", [path.name]), Counter[str]()
         cards = []
         for row in read_lines(path):
             key = _key(row)
-            cards.append(_card(row, shown.pop(key, []), explained.pop(key, []), unknown))
+            rows, said = shown.pop(key, []), explained.pop(key, [])
+            if wanted(_site(row), key[2]):
+                cards.append(_card(row, rows, said, unknown))
         notes = [f"{path}: {name} is not understood ({count} rows)" for name, count in unknown.items()]
         if shown:
             notes.append(f"{path.name}: activations of {len(shown)} units without a feature are left out")
         if path == names[-1] and explained:
             notes.append(f"{folder}: explanations of {len(explained)} units without a feature are left out")
         yield cards, tuple(notes)
+
+
+def _features(folder: Path) -> list[Path]:
+    names = _files(folder / "features")
+    if not names:
+        raise PathError(f"no features in {folder}", expected="features/batch-0.jsonl.gz")
+    return names
+
+
+def _site(row: Row) -> str:
+    return row.text("hookName", "") or row.text("layer")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -107,8 +134,8 @@ def _key(row: Row) -> tuple[str, str, int]:
 
 
 def _card(row: Row, shown: Sequence[Row], explained: Sequence[Row], unknown: Counter[str]) -> UnitCard:
-    model, layer, index = _key(row)
-    site = row.text("hookName", "") or layer
+    model, _, index = _key(row)
+    site = _site(row)
     bands: dict[tuple[float, float], int] = {}
     excerpts = tuple(_excerpt(one, bands) for one in shown)
     corpora = sorted({one.text("dataSource", "") for one in shown})

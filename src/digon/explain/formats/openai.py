@@ -14,7 +14,7 @@ Source: the public data of Bills et al. 2023.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,19 +32,38 @@ SCALES = {"neuron_activations": "activation", "simulated_normalized_activations"
 BANDS = "quantile_bands"
 METHOD = "neuron-explainer"
 EXPLAINER = "neuron-explainer"
+Found = tuple[UnitCard, tuple[str, ...]]
+Wanted = Callable[[str, int], bool]
+"""(site, number of a unit) → whether it is read."""
 NESTED = 8
 """Simulations within simulations that are followed; one, before calibration, is usual."""
 
 
-def read(folder: Path, model: str) -> Iterator[tuple[UnitCard, tuple[str, ...]]]:
-    """All units of a folder with both kinds of files, and what of each file was not understood.
+def units(folder: Path) -> dict[str, dict[int, Path]]:
+    """Layer → number of a neuron → its file. Raises: PathError if there are none."""
+    found = sorted(
+        (p for p in (folder / ACTIVATIONS).glob("*/*.json") if re.fullmatch(r"[0-9]{1,18}", p.stem)),
+        key=lambda p: (p.parent.name.zfill(9), p.stem.zfill(19)),
+    )
+    if not found:
+        raise PathError(f"no neurons in {folder}", expected=f"{ACTIVATIONS}/<layer>/<neuron>.json")
+    layers: dict[str, dict[int, Path]] = {}
+    for path in found:
+        layers.setdefault(path.parent.name, {})[int(path.stem)] = path
+    return layers
+
+
+def read(folder: Path, model: str, wanted: Wanted = lambda layer, index: True) -> Iterator[Found]:
+    """The units of a folder with both kinds of files, and what of each file was not understood.
 
     Raises: PathError if there are none; CorruptError that names the file and the field.
     """
-    found = sorted((folder / ACTIVATIONS).glob("*/*.json"), key=lambda p: (p.parent.name.zfill(9), p.stem.zfill(19)))
-    if not found:
-        raise PathError(f"no neurons in {folder}", expected=f"{ACTIVATIONS}/<layer>/<neuron>.json")
-    for path in found:
+    for path in [
+        path
+        for layer, neurons in units(folder).items()
+        for index, path in neurons.items()
+        if wanted(f"layers.{layer}.mlp.act", index)
+    ]:
         card, notes = read_neuron(path, model)
         explained = folder / EXPLANATIONS / path.parent.name / f"{path.stem}.jsonl"
         if explained.is_file():
@@ -60,7 +79,7 @@ def write(folder: Path, cards: Iterable[UnitCard]) -> tuple[str, ...]:
     """
     lost: Counter[str] = Counter()
     for card in cards:
-        place = Path(str(_layer(card)), str(card.index))
+        place = Path(str(layer_of(card)), str(card.index))
         lost.update(write_neuron(folder / ACTIVATIONS / place.with_suffix(".json"), card))
         if card.explanations:
             lost.update(write_explanations(folder / EXPLANATIONS / place.with_suffix(".jsonl"), card))
@@ -102,7 +121,7 @@ def write_neuron(path: Path, card: UnitCard) -> tuple[str, ...]:
     bands = [[_activations(e) for e in placed if e.level == level] for level in range(count)]
     record = {
         "dataclass_name": "NeuronRecord",
-        "neuron_id": {"dataclass_name": "NeuronId", "layer_index": _layer(card), "neuron_index": card.index},
+        "neuron_id": {"dataclass_name": "NeuronId", "layer_index": layer_of(card), "neuron_index": card.index},
         "random_sample": [_activations(e) for e in parts["random"]],
         "random_sample_by_quantile": bands if BANDS in value or placed else None,
         "quantile_boundaries": list(card.levels) or None,
@@ -119,8 +138,8 @@ def read_explanations(path: Path, card: UnitCard) -> tuple[tuple[Explanation, ..
     found: list[Explanation] = []
     notes: list[str] = []
     for row in read_lines(path):
-        if _neuron(row) != (_layer(card), card.index):
-            raise row.wrong("neuron_id", f"neuron {card.index} of layer {_layer(card)}")
+        if _neuron(row) != (layer_of(card), card.index):
+            raise row.wrong("neuron_id", f"neuron {card.index} of layer {layer_of(card)}")
         found += [_explanation(one) for one in row.rows("scored_explanations")]
         notes += [f"{row.place}: {name} is not understood" for name in row.unknown() if name != "dataclass_name"]
     return tuple(found), tuple(notes)
@@ -133,7 +152,7 @@ def write_explanations(path: Path, card: UnitCard) -> tuple[str, ...]:
     """
     record = {
         "dataclass_name": "NeuronSimulationResults",
-        "neuron_id": {"dataclass_name": "NeuronId", "layer_index": _layer(card), "neuron_index": card.index},
+        "neuron_id": {"dataclass_name": "NeuronId", "layer_index": layer_of(card), "neuron_index": card.index},
         "scored_explanations": [_scored(one, _simulations(one, card)) for one in card.explanations],
     }
     write_lines(path, [record])
@@ -158,7 +177,8 @@ def _neuron(row: Row) -> tuple[int, int]:
     return neuron.whole("layer_index"), neuron.whole("neuron_index")
 
 
-def _layer(card: UnitCard) -> int:
+def layer_of(card: UnitCard) -> int:
+    """The layer of a unit, which is all that the format tells of its site. Raises: ConfigError if it is in none."""
     found = re.search(r"(?:layers|blocks|h)\.(\d+)\b", card.site)
     if found is None:
         raise ConfigError(f"{card.unit} is in no layer", expected="a site such as layers.3.mlp.act")

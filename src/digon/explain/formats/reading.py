@@ -119,13 +119,18 @@ def inside(value: object, place: str) -> Row:
     return Row(value, place)
 
 
-def read_json(path: Path) -> Row:
-    """The object in a file. Raises: PathError; CorruptError."""
+def read_value(path: Path) -> Any:
+    """Whatever JSON is in a file. Raises: PathError; CorruptError."""
     with _opened(path) as file:
         text = file.read(LINE + 1)
     if len(text) > LINE:
         raise CorruptError(f"{path} is longer than {LINE:,} bytes", expected="one unit")
-    return inside(_parsed(text, str(path)), str(path))
+    return _parsed(text, str(path))
+
+
+def read_json(path: Path) -> Row:
+    """The object in a file. Raises: PathError; CorruptError."""
+    return inside(read_value(path), str(path))
 
 
 def read_lines(path: Path) -> Iterator[Row]:
@@ -152,13 +157,13 @@ def read_lines(path: Path) -> Iterator[Row]:
 
 def write_json(path: Path, value: object) -> None:
     """Write one object atomically; NaN becomes null. Raises: StorageError."""
-    files.write_text(path, _dumped(value) + "\n")
+    files.write_text(path, dumped(value) + "\n")
 
 
 def write_lines(path: Path, values: Iterable[object]) -> None:
     """Write objects line by line atomically, gzipped if the name ends in .gz; equal objects give equal bytes."""
     with files.replacing(path) as temporary, temporary.open("wb") as raw:
-        lines = (_dumped(value).encode() + b"\n" for value in values)
+        lines = (dumped(value).encode() + b"\n" for value in values)
         if path.suffix == ".gz":
             with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
                 packed.writelines(lines)
@@ -242,7 +247,8 @@ def _parsed(text: bytes, place: str) -> Any:
         ) from None
 
 
-def _dumped(value: object) -> str:
+def dumped(value: object) -> str:
+    """JSON on one line; NaN becomes null."""
     return json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 

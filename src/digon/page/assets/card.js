@@ -1,4 +1,6 @@
 // One unit: numbers, explanations, senses, coverage, automaton, exemplars, promotions, neighbors, checks.
+const FOREIGN = DATA.facts.data && DATA.facts.data["written by"]; // the tool whose cards these are, if they are not ours
+
 function unitView(state, main) {
   const unit = BY_NAME.get(state.unit) || UNITS.find((u) => u.has_card) || UNITS[0];
   const card = DATA.cards[unit.unit];
@@ -10,15 +12,15 @@ function unitView(state, main) {
       table(["what", "value"], known.map((k) => [term(k), number(unit[k])])));
     return;
   }
-  const numbers = el("div", {}, el("h3", {}, "Measured"), measurements(card.measurements));
+  const numbers = card.measurements.length ? el("div", {}, el("h3", {}, "Measured"), measurements(card.measurements)) : null;
   const picture = el("div", { class: "plot small", role: "img", "aria-label": "histogram of activations" });
-  main.append(el("div", { class: "columns" }, numbers, el("div", {}, el("h3", {}, "Activations"), picture)));
+  main.append(el("div", { class: "columns" }, numbers, card.histogram ? el("div", {}, el("h3", {}, "Activations"), picture) : null));
   histogram(picture, card.histogram);
   const parts = [];
-  main.append(el("h3", {}, "Explanations, and how they do on unseen documents"), card.explanations.length ? ladder(card) : el("p", { class: "soft" }, "There is none."), ...pictures(card, parts));
+  main.append(el("h3", {}, FOREIGN ? `Explanations, as ${FOREIGN} scored them` : "Explanations, and how they do on unseen documents"), card.explanations.length ? ladder(card) : el("p", { class: "soft" }, "There is none."), ...pictures(card, parts));
   const drawn = [...card.explanations].reverse().find((e) => e.automaton.length);
   if (drawn) main.append(el("h3", {}, `Automaton of ${drawn.explainer}`), automaton(drawn.automaton));
-  main.append(el("h3", {}, "Exemplars"), exemplars(card, state));
+  if (card.exemplars.length) main.append(el("h3", {}, "Exemplars"), exemplars(card, state));
   if (card.promotions.length) main.append(el("h3", {}, "What it writes"), promotionsList(card));
   for (const part of parts) part.draw();
   if (card.neighbors.length) main.append(el("h3", {}, card.kind === "latent" ? "Nearest latents (cosine of atoms)" : "Nearest units (correlation)"),

@@ -65,7 +65,7 @@ function table(head, rows) {
 
 function measurements(list) {
   return table(["what", "value [95 % interval]", "null", "n", "method"], list.map((m) => [
-    term(m.name), interval(m), number(m.null), m.n, el("small", {}, m.method, m.p !== null && m.p !== undefined ? ` (p = ${number(m.p)})` : ""),
+    term(m.name), interval(m), number(m.null), m.n || (m.value === null ? 0 : "–"), el("small", {}, m.method, m.p !== null && m.p !== undefined ? ` (p = ${number(m.p)})` : ""),
   ]));
 }
 

@@ -36,7 +36,7 @@ function explainersTable(list) {
     if (at < 0) { rest.push(m); continue; }
     named.set(m.name.slice(0, at), { ...(named.get(m.name.slice(0, at)) || {}), [m.name.slice(at + 2)]: m });
   }
-  const shown = SCORES.filter(([key]) => [...named.values()].some((found) => found[key]));
+  const shown = SCORES.filter(([key]) => [...named.values()].some((found) => found[key] && found[key].value !== null));
   const rows = [...named].sort((a, b) => compare(a[1].top_and_random?.value, b[1].top_and_random?.value, true)).map(([name, found]) => [name,
     ...shown.map(([key]) => el("span", { class: "numeral", title: found[key] ? `${found[key].method}; ${found[key].n} units` : null }, found[key] ? score(found[key]) : "–")), number(found.bits ? found.bits.value : null), found.top_and_random ? found.top_and_random.n : 0]);
   return [table(["explainer", ...shown.map(([, name, key]) => (key ? term(key, name) : name)), term("bits"), "units"], rows), ...(rest.length ? [measurements(rest)] : [])];

@@ -11,7 +11,7 @@ Object.assign(TERMS, {
 const SCORES = [["top_and_random", "ρ top and random", "rho_top_and_random"], ["random_only", "ρ random only", "rho_random_only"], ["population", "ρ all tokens", "rho_population"], ["baseline", "another unit's", null], ["permuted", "permuted", "permuted"], ["ablation", "ablation", "ablation"]];
 
 function ladder(card) {
-  const scored = card.explanations.filter((e) => e.score), shown = SCORES.filter(([key]) => scored.some((e) => e.score[key]));
+  const scored = card.explanations.filter((e) => e.score), shown = SCORES.filter(([key]) => scored.some((e) => e.score[key] && e.score[key].value !== null));
   const partial = scored.some((e) => e.score.simulated_share < 1), choices = [...new Set(scored.flatMap((e) => e.score.choices.map((m) => m.name)))];
   const top = Math.max(...scored.map((e) => e.score.top_and_random.value ?? -1));
   const head = ["explainer", "explanation", term("bits"), ...shown.map(([, name, key]) => (key ? term(key, name) : name)), partial ? term("simulated share") : null, ...choices];

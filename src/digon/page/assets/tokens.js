@@ -15,7 +15,8 @@ function tokenLine(label, tokens, values, scale) {
 }
 
 function excerpt(record, scale, explainer) {
-  const lines = [tokenLine(`real · document ${record.document.slice(0, 8)} from token ${record.start} · ${record.split}`, record.tokens, record.activations, scale)];
+  const place = record.start < 0 ? "" : ` from token ${record.start}`; // other tools do not tell it
+  const lines = [tokenLine(`real · document ${record.document.slice(0, 8)}${place}${FOREIGN ? "" : ` · ${record.split}`}`, record.tokens, record.activations, scale)];
   const simulated = record.simulated && record.simulated[explainer];
   if (simulated) lines.push(tokenLine(`simulated by ${explainer}`, record.tokens, simulated, scale));
   return el("div", { class: lines.length > 1 ? "excerpt both" : "excerpt" }, lines);

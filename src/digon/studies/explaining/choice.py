@@ -1,6 +1,7 @@
 """Which units of a site: by number, at random, or the highest by a column."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -57,6 +58,21 @@ def choose(
             wrong = f"unit {units[-1]} is not in {site}" if units else f"{units.start}:{units.stop} holds no unit"
             raise ConfigError(f"{wrong}, which has {width}", expected=f"units from 0 to {width - 1}")
     return sorted({unit for units in ranges for unit in units})
+
+
+def among(text: str, known: Sequence[int], site: str, seed: int) -> list[int]:
+    """The same of units that need not be consecutive: those of another tool.
+
+    Raises: ConfigError for a choice that makes no sense.
+
+    >>> among("1,3:5", [0, 3, 4, 9], "embed", 0)
+    [3, 4]
+    """
+    check(text)
+    if text == "all" or text.startswith("sample:"):
+        return [known[place] for place in choose(text, len(known), site, seed)]
+    ranges = [_range(part) for part in text.split(",")]
+    return [unit for unit in known if any(unit in some for some in ranges)]
 
 
 def _range(part: str) -> range:

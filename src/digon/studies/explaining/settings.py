@@ -122,6 +122,27 @@ class Spending:
 
 
 @dataclass(frozen=True)
+class ExchangeConfig:
+    """Which units to take from one format to another."""
+
+    source: Positional[str]
+    """With --to a run; without it a folder of another tool, whose format is recognized by what lies in it."""
+    to: Literal["openai", "neuronpedia", "delphi"] | None = None
+    """Write the run's units as neuron-explainer (openai), Neuronpedia's bulk files, or delphi's explanations."""
+    site: Annotated[str, arg(aliases=("--sites",))] = "*"
+    """Glob over sites; neuron-explainer knows one per layer."""
+    units: str | None = None
+    """Of every site of another tool: 'all', numbers and ranges such as 3,17,40:50, or 'sample:50' at random; none: all,
+    and of delphi's activations the latents that it explained, else 'sample:50'."""
+    model: str | None = None
+    """Name of the network; none: the one that is written there, else 'network'."""
+    host: str | None = None
+    """The network whose tokenizer tells the tokens of delphi's activations; without it they are shown as numbers."""
+    seed: int = 0
+    """Seed of choices among units and of splits."""
+
+
+@dataclass(frozen=True)
 class ExplainRun:
     """What decides the result of a run: its config.toml."""
 

@@ -41,18 +41,26 @@ def write(work: Work, chunks: Sequence[Chunk], heard: Heard | None, notes: Seque
     for chunk in chunks:
         cards[chunk.source.site] += run.read_json(f"cards/{chunk.name}", list[UnitCard])
         chosen[chunk.source.site] |= run.read_json(f"chosen/{chunk.name}", Chosen)
-    everything = [card for site in sites for card in cards[site]]
+    measured = write_tables(run, cards, chosen, seed)
+    run.write_json("overview", {"sentences": _sentences(measured, notes, heard)})
+    run.write_json("facts", _facts(work, sites, heard))
+
+
+def write_tables(
+    run: Run, cards: dict[str, list[UnitCard]], chosen: dict[str, Chosen], seed: int
+) -> dict[str, list[Measurement]]:
+    """Write units.parquet, explanations.parquet, measurements.parquet and curves.json; returns the numbers by site."""
+    everything = [card for own in cards.values() for card in own]
     if everything:
         run.write_table("units", _index(everything, chosen))
     rows = _explanations(everything, chosen)
     if rows["unit"].size:
         run.write_table("explanations", rows)
-    measured = {site: _measured(cards[site], seed) for site in sites}
-    if measured:
+    measured = {site: _measured(own, seed) for site, own in cards.items()}
+    if any(measured.values()):
         report.write_measurements(run, measured)
-    run.write_json("curves", [curve(site, cards[site], chosen[site], seed) for site in sites])
-    run.write_json("overview", {"sentences": _sentences(measured, notes, heard)})
-    run.write_json("facts", _facts(work, sites, heard))
+    run.write_json("curves", [curve(site, own, chosen.get(site, {}), seed) for site, own in cards.items()])
+    return measured
 
 
 def told(run: Run, heard: Heard | None) -> dict[str, Any]:
@@ -78,7 +86,7 @@ def name_of(card: UnitCard) -> str:
 def _index(cards: Sequence[UnitCard], chosen: dict[str, Chosen]) -> dict[str, np.ndarray]:
     rows: list[dict[str, Any]] = []
     for card in cards:
-        first = told_first(card.explanations, chosen[card.site].get(key_of(card), {}))
+        first = told_first(card.explanations, chosen.get(card.site, {}).get(key_of(card), {}))
         row: dict[str, Any] = {
             "unit": card.unit,
             "site": card.site,
@@ -117,7 +125,7 @@ def _explanations(cards: Sequence[UnitCard], chosen: dict[str, Chosen]) -> dict[
     """A row per explanation: what queries and plots need."""
     scores = ("top_and_random", "random_only", "population", "baseline", "permuted", "ablation")
     pairs = [(card, e) for card in cards for e in card.explanations]
-    select = [chosen[card.site].get(key_of(card), {}).get(e.explainer) for card, e in pairs]
+    select = [chosen.get(card.site, {}).get(key_of(card), {}).get(e.explainer) for card, e in pairs]
     columns: dict[str, np.ndarray] = {
         "unit": np.array([name_of(card) for card, _ in pairs], dtype=object),
         "site": np.array([card.site for card, _ in pairs], dtype=object),
@@ -165,19 +173,20 @@ def _measured(cards: Sequence[UnitCard], seed: int) -> list[Measurement]:
         own = [e for card in cards for e in card.explanations if e.explainer == name]
         for score in ("top_and_random", "random_only", "population", "baseline", "permuted", "ablation"):
             if any(e.score is not None and getattr(e.score, score) is not None for e in own):
-                found.append(_mean(f"{name}: {score}", [value(e, score) for e in own], seed))
-        found.append(_mean(f"{name}: bits", [e.bits for e in own], seed))
+                found.append(mean(f"{name}: {score}", [value(e, score) for e in own], seed))
+        found.append(mean(f"{name}: bits", [e.bits for e in own], seed))
     effective = [card.coverage.effective.value for card in cards if card.coverage is not None]
     if effective:
-        found.append(_mean("effective", effective, seed))
+        found.append(mean("effective", effective, seed))
     ceilings = [m.value for card in cards for m in card.measurements if m.name == "eta2"]
-    return [
-        *found,
-        report.median("eta2_median", np.array(ceilings, float), seed, "ceiling of any context-free explanation"),
-    ]
+    if ceilings:  # other tools do not measure it
+        note = "ceiling of any context-free explanation"
+        found.append(report.median("eta2_median", np.array(ceilings, float), seed, note))
+    return found
 
 
-def _mean(name: str, values: Sequence[float], seed: int) -> Measurement:
+def mean(name: str, values: Sequence[float], seed: int) -> Measurement:
+    """Mean over units with a bootstrap over them; those without the number are left out and counted."""
     draw = rng.numpy_stream(seed, "curve", name)
     return report.over_units(name, np.array(values, float), lambda v: v.mean(-1), draw, "mean", DRAWS, seed=seed)
 
