@@ -133,8 +133,8 @@ def _latents(folder: Path, site: str, target: Target, out: Callable[[], Path], d
     """Codes of all rows: those that lie beside the weights in the run of these rows, else encoded once."""
     store, name = target.store, f"{site}.{folder.resolve().name}"
     own, coder = folder / "codes.safetensors", formats.load(folder)
+    _check_read(folder, site)
     if own.is_file() and target.audited is not None and folder.resolve().is_relative_to(target.audited.path.resolve()):
-        _check_read(folder, site)
         return _placed(Latents.load(own, name, len(store)), site, coder.to(device))
     if coder.config.d_in != store.sites[site]:
         raise SiteError(
