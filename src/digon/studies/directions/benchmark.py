@@ -155,6 +155,8 @@ def markdown(found: dict[tuple[str, str], list[Cell]], command: str) -> str:
         "were found, the search found mostly how the site stores the token itself: with look-ups of single tokens it can find "
         "nothing else, and the share of one token says how far a single one goes.",
     ]
+    if found:
+        parts += ["## All cells", _all_cells(found)]
     for host, network in NETWORKS.items():
         mine = {name: cells for (where, name), cells in found.items() if where == host}
         if mine:
@@ -165,6 +167,21 @@ def markdown(found: dict[tuple[str, str], list[Cell]], command: str) -> str:
                 *_class(host, name, cells),
             ]
     return "\n\n".join(parts) + "\n"
+
+
+def _all_cells(found: dict[tuple[str, str], list[Cell]]) -> str:
+    """One line per cell: ρ of directions and of what they are compared with, and what they leave of it unexplained."""
+    others = ("neurons", "latents", "bare tokens")
+    head = ["", "explanations", "seeds", "ρ: directions", *others, *(f"1 − ρ² over that of {kind}" for kind in others)]
+    rows = [
+        [host, TITLES[name].lower(), str(len(cells))]
+        + [_text(over(cells, kind, "population")) for kind in ("directions", *others)]
+        + [_text(over(cells, kind, "unexplained_ratio")) for kind in others]
+        for host in NETWORKS
+        for (where, name), cells in found.items()
+        if where == host
+    ]
+    return table(head, rows)
 
 
 def _class(host: str, name: str, cells: Sequence[Cell]) -> list[str]:
