@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -6,7 +7,10 @@ import torch
 from scipy.spatial.distance import jensenshannon
 
 from digon import rng
+from digon.coders.sae import SAE, SAEConfig
+from digon.errors import ConfigError
 from digon.explain.ablation import Handle, Reading, ablation
+from digon.explain.directions import Space
 from digon.hosts.load import Host
 from digon.hosts.taps import capture
 from digon.hosts.tinylm import TinyLM, TinyLMConfig
@@ -106,23 +110,128 @@ def test_by_hand_on_the_last_layer(host, corpus):
     assert found.value == pytest.approx(1 - totals[0] / totals[1], abs=1e-4)
 
 
-def test_directions_and_latents_are_patched_along_what_they_write(host, corpus):
+def turned(model, matrix):
+    """The same network in other coordinates: the site holds `matrix` · its old row."""
+    copied = copy.deepcopy(model)
+    mlp = copied.layers[1].mlp
+    turn = torch.nn.Linear(12, 12, bias=False)
+    with torch.no_grad():
+        turn.weight.copy_(matrix)
+        mlp.down.weight.copy_(mlp.down.weight.double() @ torch.linalg.inv(matrix.double()))
+    mlp.act = torch.nn.Sequential(mlp.act, turn)
+    return Host.from_module(copied, "turned", words(), forward=lambda ids, mask: copied(ids, mask), max_context=16)
+
+
+def bases(acts):
+    """Coordinates in which a direction is a neuron: a rotation, any matrix, white coordinates; what every axis writes."""
+    rotation = torch.linalg.qr(torch.randn(12, 12, generator=rng.stream(0, "q"), dtype=torch.float64))[0]
+    mixed = rotation + 0.3 * torch.randn(12, 12, generator=rng.stream(0, "m"), dtype=torch.float64)
+    space = Space.of(acts)
+    assert space.rank == 12
+    theta = torch.linalg.qr(torch.randn(12, 12, generator=rng.stream(0, "θ"), dtype=torch.float64))[0]
+    return {
+        "rotation": (rotation, None),
+        "mixed": (mixed, torch.linalg.inv(mixed).T),
+        "white": (space.reads(theta), space.writes(theta)),
+    }
+
+
+@pytest.mark.parametrize("name", ["rotation", "mixed", "white"])
+def test_a_direction_scores_as_the_neuron_of_the_network_that_is_turned_into_its_basis(model, host, corpus, name):
+    reads, writes = bases(corpus[3])[name]
+    other, unit = turned(model, reads), 4
+    real = (corpus[3].double() @ reads[unit]).float()
+    mean, spread = float(real.mean()), float(real.std())
+    simulated = {
+        f"{e}": real + e * spread * torch.randn(len(real), generator=rng.stream(0, "e")) for e in (0.0, 0.4, 1.0)
+    }
+    direction = Handle.along(reads[unit].float(), None if writes is None else writes[unit].float())
+    ours = scores(host, corpus, direction, simulated, mean)
+    theirs = scores(other, corpus, Handle.neuron(unit, 12), simulated, mean)
+    assert ours["0.0"].value == pytest.approx(1, abs=1e-6)
+    assert ours["1.0"].value < 0.6 < ours["0.4"].value < 0.97
+    for one in simulated:
+        assert ours[one].value == pytest.approx(theirs[one].value, abs=2e-4)
+    assert "written" in ours["0.4"].method
+    assert "written" not in theirs["0.4"].method
+
+
+def test_only_what_a_direction_writes_is_put_into_the_network(model, corpus):
+    deaf = copy.deepcopy(model)
+    with torch.no_grad():
+        deaf.layers[1].mlp.down.weight[:, 3] = 0
+    host = Host.from_module(deaf, "deaf", words(), forward=lambda ids, mask: deaf(ids, mask), max_context=16)
+    both = torch.eye(12)[3] + torch.eye(12)[4]
+    simulated = {"x": (corpus[3] @ both) / 2}
+    assert math.isnan(scores(host, corpus, Handle.along(both, torch.eye(12)[3]), simulated, 0.0)["x"].value)
+    assert math.isfinite(scores(host, corpus, Handle.along(both), simulated, 0.0)["x"].value)
+    with pytest.raises(ConfigError, match="leaves what it reads"):
+        Handle.along(torch.eye(12)[0], torch.eye(12)[1])
+    silent = Handle.along(torch.zeros(12))
+    assert math.isnan(scores(host, corpus, silent, simulated, 0.0)["x"].value)
+
+
+def autoencoder(atoms, bias):
+    """With the atoms as encoder."""
+    sae = SAE(SAEConfig(12, len(atoms), None, activation="relu"))
+    with torch.no_grad():
+        sae.W_dec.copy_(atoms)
+        sae.W_enc.copy_(atoms)
+        sae.b_enc.fill_(bias)
+        sae.b_dec.zero_()
+    return sae.requires_grad_(False)
+
+
+def test_a_latent_that_is_a_rotated_neuron_scores_as_it(model, host, corpus):
+    atoms = bases(corpus[3])["rotation"][0].float()
+    handle, far = (
+        Handle.latent(autoencoder(atoms, 50.0), 4),
+        turned(model, atoms),
+    )  # the bias keeps all codes above zero
+    code = corpus[3] @ atoms[4] + 50
+    mean = float(code.mean())
+    noisy = code + 0.4 * code.std() * torch.randn(len(code), generator=rng.stream(0, "l"))
+    ours = scores(host, corpus, handle, {"own": code, "noisy": noisy}, mean)
+    theirs = scores(far, corpus, Handle.neuron(4, 12), {"noisy": noisy - 50}, mean - 50)
+    assert ours["own"].value == pytest.approx(1, abs=1e-4)
+    assert ours["noisy"].value == pytest.approx(theirs["noisy"].value, abs=1e-3)
+    assert "atom" in ours["noisy"].method
+
+
+def test_the_error_of_an_autoencoder_stays_when_a_latent_is_set(corpus):
+    atoms = torch.nn.functional.normalize(torch.randn(5, 12, generator=rng.stream(0, "atoms")), dim=1)
+    handle = Handle.latent(autoencoder(atoms, -0.1), 2)
+    x = corpus[3][:40].view(2, 20, 12)
+    now = handle.read(x)
+    assert torch.allclose(now, (x @ atoms[2] - 0.1).relu(), atol=1e-5)
+    assert 0 < int((now > 0).sum()) < 40  # some rows have the latent, some do not
+    wanted = torch.full((2, 20), 0.7)
+    wanted[0, :5] = math.nan
+    expected = x + (0.7 - now)[..., None] * atoms[2]
+    expected[0, :5] = x[0, :5]
+    assert torch.allclose(handle.put(x, wanted, now), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["neuron", "direction", "latent"])
+def test_values_of_other_tokens_are_worth_nothing_once_calibrated(host, corpus, kind):
     acts = corpus[3]
-    direction = torch.zeros(12)
-    direction[3] = 2.5
-    true, mean = acts[:, 3], float(acts[:, 3].mean())
-    noisy = true + 0.4 * torch.randn(len(true), generator=rng.stream(0, "n"))
-    neuron = scores(host, corpus, Handle.neuron(3, 12), {"x": noisy}, mean)["x"]
-    along = scores(host, corpus, Handle.along(direction), {"x": 2.5 * noisy}, 2.5 * mean)["x"]
-    latent = scores(
-        host, corpus, Handle.latent(lambda x: x[..., 3] / 2, 2 * torch.eye(12)[3]), {"x": noisy / 2}, mean / 2
-    )["x"]
-    assert along.value == pytest.approx(neuron.value, abs=1e-5)
-    assert latent.value == pytest.approx(neuron.value, abs=1e-5)
-    mixed = torch.randn(12, generator=rng.stream(0, "d"))
-    real = acts @ mixed
-    own = scores(host, corpus, Handle.along(mixed), {"x": real}, float(real.mean()))["x"]
-    assert own.value == pytest.approx(1, abs=1e-6)
+    if kind == "neuron":
+        handle = Handle.neuron(3, 12)
+    elif kind == "direction":
+        handle = Handle.along(*(m[4].float() for m in bases(acts)["white"]))
+    else:
+        handle = Handle.latent(autoencoder(bases(acts)["rotation"][0].float(), 0.2), 4)
+    real = handle.read(acts)
+    mean, simulated = float(real.mean()), {}
+    for seed in range(3):
+        moved = real[torch.randperm(len(real), generator=rng.stream(seed, "moved"))]
+        rho = float(torch.corrcoef(torch.stack([real, moved]))[0, 1])
+        simulated[str(seed)] = mean + rho * (moved - mean)  # the regression of what is real on what is said
+        simulated[f"{seed} as it is"] = moved
+    found = scores(host, corpus, handle, simulated, mean)
+    for seed in range(3):
+        assert abs(found[str(seed)].value) < 0.1
+        assert found[f"{seed} as it is"].value < -0.5  # twice the variance, to the mean's once
 
 
 def test_rows_that_are_not_simulated_stay_as_they_are(host, corpus):
@@ -137,8 +246,6 @@ def test_rows_that_are_not_simulated_stay_as_they_are(host, corpus):
 
 
 def test_a_unit_that_nothing_reads_has_no_score(model, corpus):
-    import copy
-
     deaf = copy.deepcopy(model)
     with torch.no_grad():
         deaf.layers[1].mlp.down.weight[:, 3] = 0

@@ -154,6 +154,10 @@ def test_benchmark_reports_what_runs_found(finished, tmp_path):
     text = benchmark.markdown({("tinylm", "look-up-100"): [cell] * 3}, "the command")
     rho = cell["directions"]["population"].value
     assert f"| directions | {rho:.3g} [{rho:.3g}, {rho:.3g}]" in text
+    bare = cell["bare tokens"]["unexplained_ratio"].value
+    line = next(line for line in text.splitlines() if line.startswith("| tinylm | look-ups of at most 100 bits | 3 |"))
+    assert line.split(" | ")[3] == f"{rho:.3g} [{rho:.3g}, {rho:.3g}]"
+    assert line.endswith(f"{bare:.3g} [{bare:.3g}, {bare:.3g}] |")
     assert "of it." in benchmark.verdicts("tinylm", "look-up-100", [cell])[0]
     ratio = cell["neurons"]["rho_ratio"].value
     met = "holds" if ratio >= 2 else "does not hold"

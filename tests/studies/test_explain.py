@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from digon.coders import formats
 from digon.coders.sae import SAE, SAEConfig
 from digon.errors import ConfigError, ModelError, NonFiniteError, PathError, SiteError
 from digon.explain import split_of
+from digon.hosts.load import load_host
 from digon.records import Series, UnitCard
 from digon.store.runs import Run
 from digon.store.shards import ActivationStore, HarvestPlan, Rows, ShardWriter
@@ -21,6 +23,8 @@ from digon.studies.explaining.choice import choose
 from digon.studies.explaining.desk import Desk, side_of
 from digon.studies.explaining.settings import ExplainConfig, Spending, WordsConfig
 from digon.studies.explaining.study import run_explain
+from digon.studies.explaining.texts import acting
+from digon.studies.sources import Directions, Latents, Neurons
 
 SITE = "layers.1.mlp.act"
 SOME = ("constant", "look-up of 5", "token look-up", "n-grams", "N2G+")
@@ -163,6 +167,85 @@ def test_latents_and_directions_are_units_too(tmp_path, shards, tiny):
     formats.save(SAE(SAEConfig(5, 8, 2)), tmp_path / "other")
     with pytest.raises(SiteError, match="trained on"):
         explain(shards, tmp_path / "m", host=str(tiny), site=SITE, latents=tmp_path / "other")
+
+
+@pytest.fixture(scope="module")
+def axes(tmp_path_factory, shards):
+    """Folders with an autoencoder whose latents are the neurons, 50 higher, and with directions that are neurons 4 and 5."""
+    out, width = tmp_path_factory.mktemp("axes"), ActivationStore.open(shards).sites[SITE]
+    sae = SAE(SAEConfig(width, width, 4, activation="relu"))
+    with torch.no_grad():
+        for matrix in (sae.W_dec, sae.W_enc):
+            matrix.copy_(torch.eye(width))
+        sae.b_enc.fill_(50.0)
+        sae.b_dec.zero_()
+    formats.save(sae, out / "sae")
+    save_file({"directions": torch.eye(width)[4:6].contiguous()}, out / "same.safetensors")
+    return out
+
+
+def test_latents_and_directions_are_ablated_as_the_neurons_that_they_are(axes, shards, tiny, tmp_path):
+    def scored(name, site, **settings):
+        explain(shards, tmp_path / name, host=str(tiny), site=SITE, ablation=True, **settings)
+        return [
+            next(e.score.ablation for e in card.explanations if e.explainer == "token look-up")
+            for card in cards_of(tmp_path / name, site)
+        ]
+
+    neurons = scored("n", SITE, units="4:6")
+    directions = scored("d", f"{SITE}.same", units="all", directions=axes / "same.safetensors")
+    latents = scored("l", f"{SITE}.sae", units="4:6", latents=axes / "sae")
+    for neuron, direction, latent in zip(neurons, directions, latents, strict=True):
+        assert 0 < neuron.value < 1
+        assert direction.value == pytest.approx(neuron.value, abs=1e-5)
+        assert latent.value == pytest.approx(neuron.value, abs=0.01)
+        assert "written by its atom" in latent.method
+
+
+def test_latents_act_on_new_texts_as_on_harvested_ones(axes, shards, tiny, texts):
+    host, store = load_host(str(tiny)), ActivationStore.open(shards)
+    text = (texts / "000.txt").read_text()
+    width = store.sites[SITE]
+    coder = formats.load(axes / "sae")
+    latents = Latents("sae", *(torch.zeros(0, dtype=torch.long), torch.zeros(0)), torch.zeros(width + 1, dtype=torch.long), 0,
+                      torch.eye(width), place=SITE, coder=coder)  # fmt: skip
+    neuron = acting(host, Neurons(store, SITE), 4, 1, 0.0)([text])[0]
+    latent = acting(host, latents, 4, 1, 0.0)([text])[0]
+    assert latent.tokens == neuron.tokens
+    assert latent.activations == pytest.approx([a + 50 for a in neuron.activations], abs=1e-4)
+    assert max(neuron.activations) > min(neuron.activations)
+    assert acting(host, replace(latents, coder=None), 4, 1, 0.0) is None
+
+
+def test_directions_with_what_they_write(shards, tmp_path):
+    store = ActivationStore.open(shards)
+    reads, writes = torch.eye(24)[:2], torch.eye(24)[:2] * 3 + torch.eye(24)[2:4]
+    path = tmp_path / "directions.safetensors"
+    save_file({"directions": reads, "writes": writes, "theta": torch.zeros(2, 7)}, path)
+    handle = Directions.read(path, store, SITE).handle(1)
+    assert torch.allclose(handle.write, writes[1] / 3)  # a step of 1 is one of what is read
+    for wrong, said in ((torch.eye(24)[2:4], "leaves what it reads"), (torch.ones(2, 5), r"holds writes \[2, 5\]")):
+        save_file({"directions": reads, "writes": wrong.contiguous()}, path)
+        with pytest.raises(ConfigError, match=said):
+            Directions.read(path, store, SITE)
+    save_file({"directions": reads, "writes": writes * math.nan}, path)
+    with pytest.raises(NonFiniteError):
+        Directions.read(path, store, SITE)
+
+
+def test_latents_of_another_site_are_refused_and_those_of_two_not_ablated(shards, tiny, tmp_path):
+    here = tmp_path / "shards"
+    shutil.copytree(shards, here)
+    first = "layers.0.mlp.act"
+    words = ["--site", first, "--target-site", SITE, "--l0", "3", "--latents", "32", "--steps", "5", "--batch", "64"]
+    assert main(["decode", str(here), *words]) == 0
+    folder = next(path.parent for path in here.rglob("about.json"))
+    with pytest.raises(SiteError, match="does not read"):
+        explain(here, tmp_path / "a", site=SITE, latents=folder)
+    more = {"latents": folder, "ablation": True, "units": "0:3"}
+    found = explain(here, tmp_path / "b", host=str(tiny), site=first, **more)
+    assert any("is not ablated" in sentence for sentence in found["sentences"])
+    assert all(e.score.ablation is None for card in cards_of(tmp_path / "b", "*") for e in card.explanations)
 
 
 def test_choices_of_units():

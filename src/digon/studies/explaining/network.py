@@ -1,7 +1,7 @@
 """What the network does with a unit: tokens that it promotes, and what survives if simulated values stand in for it.
 
-Only where the network is known. Ablation runs it on random excerpts of the test split, the same for all units; latents of
-stored codes have no encoder here and are not ablated.
+Only where the network is known. Ablation runs it on random excerpts of the test split, the same for all units, and puts
+values there by each unit's `Handle`; latents that read or write other sites have none.
 """
 
 import math
@@ -16,12 +16,11 @@ from torch import Tensor
 from ... import rng
 from ...explain import exemplars as ex
 from ...explain import scorers
-from ...explain.ablation import Handle, Reading, ablation
+from ...explain.ablation import Reading, ablation
 from ...hosts.load import Host
 from ...hosts.promotions import promotions, spread
-from ...hosts.sites import Site
 from ...records import Explanation, Measurement, Promotion
-from ..sources import Directions, Latents, Source
+from ..sources import Source
 from .desk import Desk, Found
 
 EXCERPTS = 48
@@ -58,8 +57,10 @@ class Network:
 
     def promoted(self, source: Source, unit: int) -> tuple[Promotion, ...]:
         """Tokens whose logits the unit raises and lowers most."""
-        site = self._site(source)
-        return promotions(self.host, site, _direction(source, unit), spread=self.spread) if site else ()
+        handle = source.handle(unit)
+        if source.place is None or handle is None:
+            return ()
+        return promotions(self.host, self.host.sites(source.place)[0], handle.write, spread=self.spread)
 
     def ablated(
         self, source: Source, unit: int, raw: Float[Tensor, " n"], side: Float[Tensor, " n"], sign: int, found: Found
@@ -68,8 +69,8 @@ class Network:
 
         `raw` is the unit's activation, `side` what was explained of it.
         """
-        site, handle = self._site(source), _handle(source, unit, raw)
-        if site is None or handle is None or not found.simulated or len(self.reading.documents) == 0:
+        handle = source.handle(unit) if bool(raw.isfinite().all()) else None
+        if source.place is None or handle is None or not found.simulated or len(self.reading.documents) == 0:
             return found
         names = found.shown
         columns = torch.stack([found.simulated[name] for name in names], 1)
@@ -77,13 +78,9 @@ class Network:
         mean = float(raw.double().mean())
         put = {name: fitted[:, i] if sign > 0 else mean - fitted[:, i] for i, name in enumerate(names)}
         draw = rng.stream(self.desk.seed, "ablation", source.site, unit)
+        site = self.host.sites(source.place)[0]
         scores = ablation(self.host, site, handle, self.reading, put, mean, draw)
         return replace(found, explanations=_with(found.explanations, scores))
-
-    def _site(self, source: Source) -> Site | None:
-        name = source.place if isinstance(source, Directions) else source.site
-        names = [name] if not isinstance(source, Latents) else [s for s in self.desk.store.sites if name.startswith(s)]
-        return self.host.sites(max(names, key=len))[0] if names else None
 
 
 def _with(explanations: Sequence[Explanation], scores: dict[str, Measurement]) -> tuple[Explanation, ...]:
@@ -91,22 +88,3 @@ def _with(explanations: Sequence[Explanation], scores: dict[str, Measurement]) -
         replace(e, score=replace(e.score, ablation=scores[e.explainer])) if e.score and e.explainer in scores else e
         for e in explanations
     )
-
-
-def _direction(source: Source, unit: int) -> Float[Tensor, " d"]:
-    """What the unit is in the space of its site."""
-    if isinstance(source, Latents):
-        return source.atoms[unit]
-    if isinstance(source, Directions):
-        return source.vectors[unit]
-    direction = torch.zeros(source.width)
-    direction[unit] = 1.0
-    return direction
-
-
-def _handle(source: Source, unit: int, raw: Float[Tensor, " n"]) -> Handle | None:
-    if isinstance(source, Latents) or not bool(raw.isfinite().all()):
-        return None
-    if isinstance(source, Directions):
-        return Handle.along(source.vectors[unit])
-    return Handle.neuron(unit, source.width)

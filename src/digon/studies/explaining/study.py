@@ -54,7 +54,7 @@ def run_explain(
     parts = [__version__, configs.digest(config), target.fingerprint, stamp(config.latents), stamp(config.directions)]
     network = Network(target.host, desk) if target.host is not None else None
     work = Work(run, settings, target, desk, network, "/".join(parts), say)
-    notes = [*target.notes, *([desk.missing] if desk.missing else [])]
+    notes = [*target.notes, *([desk.missing] if desk.missing else []), *_not_ablated(config, found)]
     for note in notes:
         say(note)
     chunks = [chunk for source in found for chunk in _chunks(work, source)]
@@ -81,6 +81,15 @@ def _check(config: ExplainConfig, folder: Path, target: Target, found: Sequence[
             choice.check_column(config.by, _surveyed(target, source))
         else:
             choice.choose(config.units, source.width, source.site, config.seed)
+
+
+def _not_ablated(config: ExplainConfig, found: Sequence[Source]) -> list[str]:
+    """What --ablation cannot do."""
+    return [
+        f"{source.site} is not ablated: its latents do not read and write one site."
+        for source in found
+        if config.ablation and source.place is None
+    ]
 
 
 def _chunks(work: Work, source: Source) -> Iterator[Chunk]:

@@ -3,13 +3,15 @@
 import fnmatch
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ... import config as configs
 from ...coders import formats
+from ...coders.sae import SAE
 from ...errors import DigonError, ModelError, PathError, SiteError, did_you_mean
 from ...hosts.corpus import python_corpus, read_corpus
 from ...hosts.harvest import HarvestConfig, harvest
@@ -130,10 +132,10 @@ def _fitting(pattern: str, known: list[str]) -> list[str]:
 def _latents(folder: Path, site: str, target: Target, out: Callable[[], Path], device: str) -> Latents:
     """Codes of all rows: those that lie beside the weights in the run of these rows, else encoded once."""
     store, name = target.store, f"{site}.{folder.resolve().name}"
-    own = folder / "codes.safetensors"
+    own, coder = folder / "codes.safetensors", formats.load(folder)
+    _check_read(folder, site)
     if own.is_file() and target.audited is not None and folder.resolve().is_relative_to(target.audited.path.resolve()):
-        return Latents.load(own, name, len(store))
-    coder = formats.load(folder)
+        return _placed(Latents.load(own, name, len(store)), site, coder.to(device))
     if coder.config.d_in != store.sites[site]:
         raise SiteError(
             f"{folder} reads {coder.config.d_in} units, {site} has {store.sites[site]}",
@@ -142,7 +144,20 @@ def _latents(folder: Path, site: str, target: Target, out: Callable[[], Path], d
     cache = out() / f"codes-{stamp(folder)}.safetensors"
     if not cache.is_file():
         Latents.encode(coder.to(device), store, site, device).save(cache)
-    return Latents.load(cache, name, len(store))
+    return _placed(Latents.load(cache, name, len(store)), site, coder.to(device))
+
+
+def _check_read(folder: Path, site: str) -> None:
+    """Raises: SiteError if a dictionary of a run was trained on other sites."""
+    read = Run(folder).read_json("about", dict[str, Any])["read"] if (folder / "about.json").is_file() else [site]
+    if site not in read:
+        raise SiteError(f"{folder} does not read {site}", expected=f"--site {read[0]}")
+
+
+def _placed(found: Latents, site: str, coder: SAE) -> Latents:
+    """Latents that can be read and written on new rows, if that is all at one site."""
+    alone = coder.config.target is None and not coder.config.sites
+    return replace(found, place=site, coder=coder) if alone else found
 
 
 def stamp(path: Path | None) -> str:

@@ -15,7 +15,7 @@ from ...explain.splits import assert_disjoint
 from ...hosts.load import Host
 from ...hosts.taps import capture
 from ...records import Excerpt
-from ..sources import Directions, Latents, Source
+from ..sources import Source
 from .desk import Desk
 
 SHOWN = 5
@@ -78,11 +78,11 @@ class Texts:
 
 
 def acting(host: Host | None, source: Source, unit: int, sign: int, mean: float) -> Act | None:
-    """What the unit, or how far it falls below its mean, does on any texts; None where the network is not known, or the unit is a latent of stored codes."""
-    if host is None or host.tokenizer is None or isinstance(source, Latents):
+    """What the unit, or how far it falls below its mean, does on any texts; None where the network is not known, or how the unit is read."""
+    handle = source.handle(unit)
+    if host is None or host.tokenizer is None or handle is None or source.place is None:
         return None
-    tokenizer = host.tokenizer
-    place = host.sites(source.place if isinstance(source, Directions) else source.site)[0]
+    tokenizer, place = host.tokenizer, host.sites(source.place)[0]
 
     @torch.inference_mode()
     def act(texts: Sequence[str]) -> list[Excerpt]:
@@ -95,8 +95,7 @@ def acting(host: Host | None, source: Source, unit: int, sign: int, mean: float)
             with capture(host.model, [place]) as seen:
                 host.body(whole)
             rows = seen[place.name].reshape(-1, seen[place.name].shape[-1])[len(tokenizer.prefix) :][: len(ids)]
-            rows = rows.float().cpu()
-            values = rows @ source.vectors[unit] if isinstance(source, Directions) else rows[:, unit]
+            values = handle.read(rows.float()).cpu()
             tokens = tuple(tokenizer.token_text(token) for token in ids)
             found.append(
                 Excerpt(
