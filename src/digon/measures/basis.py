@@ -29,7 +29,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from . import stats
-from .unmix import Parts, Unmixing, aligned, held_out, shifted, unmix
+from .unmix import Parts, Unmixing, aligned, held_out, same_on_any_threads, shifted, unmix
 
 RANK_TOLERANCE = 1e-6
 """Eigenvalues below this share of the largest are noise of the arithmetic, not variance."""
@@ -249,6 +249,11 @@ def dependence_of(
     unmixing: Unmixing, parts: Parts, generator: torch.Generator, permutations: int = 99
 ) -> ResidualDependence:
     """The same from an unmixing that exists already. Beyond 160 parts, p comes from the normal law."""
+    with same_on_any_threads(len(unmixing)):
+        return _dependence(unmixing, parts, generator, permutations)
+
+
+def _dependence(unmixing: Unmixing, parts: Parts, generator: torch.Generator, permutations: int) -> ResidualDependence:
     s = parts.values
     n, r = s.shape
     excess = s.square().square().mean(0) / s.square().mean(0).square().clamp_min(1e-30) - 3

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .basis import ResidualDependence
-from .unmix import Parts, held_out, shifted, unmix
+from .unmix import Parts, held_out, same_on_any_threads, shifted, unmix
 
 Shape = Literal["axes", "atoms", "continuum", "mixture", "unclear"]
 """axes: at most as many isolated directions as dimensions; atoms: more; continuum: none; mixture: both at once."""
@@ -164,6 +164,11 @@ def dependence_blocks(
 
 def blocks_of(found: Parts, generator: torch.Generator, permutations: int = 39) -> Blocks:
     """The same from parts that exist already."""
+    with same_on_any_threads(found.values.shape[1]):
+        return _blocks(found, generator, permutations)
+
+
+def _blocks(found: Parts, generator: torch.Generator, permutations: int) -> Blocks:
     models = [_energy_correlations(model) for model in found.models]
     reference = max((float(model.abs().max()) for model in models), default=0.0)
     parts = found.values
