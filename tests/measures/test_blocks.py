@@ -71,15 +71,15 @@ def one_pair(n_rows, d, seed, correlation):
     return law.sample(n_rows, rng.stream(seed, "features"))[0] @ haar(d, rng.stream(seed, "basis"))
 
 
-@pytest.mark.parametrize(("n_rows", "d", "worlds"), [(8000, 4, 60), (2000, 8, 80), (2000, 16, 60)])
+@pytest.mark.parametrize(("n_rows", "d", "worlds"), [(2000, 4, 60), (2000, 8, 40), (2000, 16, 20)])
 def test_independent_features_pair_up_no_more_often_than_discoveries_may_be_false(n_rows, d, worlds):
     called = sum(len(blocks_of(causes.rotated(n_rows, d, seed), seed).members) > 0 for seed in range(worlds))
     assert called <= binom.ppf(0.995, worlds, 0.05)
 
 
 def test_one_dependent_pair_among_independent_features_is_found_alone():
-    found = [dependence_blocks(one_pair(8000, 8, seed, 0.5), None, seed).members for seed in range(30)]
-    assert sum(len(members) == 1 and len(members[0]) == 2 for members in found) >= 27
+    found = [dependence_blocks(one_pair(4000, 8, seed, 0.6), None, seed).members for seed in range(20)]
+    assert sum(len(members) == 1 and len(members[0]) == 2 for members in found) >= 17
 
 
 def test_tightness_is_one_half_on_a_circle_and_scatter_ignores_a_linear_map():
