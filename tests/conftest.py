@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -12,6 +13,13 @@ import torch
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """One thread: tests run side by side under pytest-xdist, and two threads on a tiny problem spend their time waiting."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_after() -> Iterator[None]:
+    """A test that asks for more threads leaves none to the next: sums differ in their last bits with the number."""
+    yield
     torch.set_num_threads(1)
 
 

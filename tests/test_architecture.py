@@ -10,7 +10,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "digon"
 LAYERS = {
     "errors": 0, "records": 0, "config": 0,
-    "tensors": 1, "rng": 1, "store": 1,
+    "tensors": 1, "rng": 1, "threads": 1, "store": 1,
     "worlds": 2, "hosts": 2, "measures": 2,
     "coders": 3,
     "diagnose": 4, "explain": 4, "intervene": 4,

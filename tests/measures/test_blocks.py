@@ -2,11 +2,14 @@ import math
 
 import pytest
 import torch
+from scipy.stats import binom
 
 from digon import rng
 from digon.errors import ConfigError
+from digon.measures.basis import haar
 from digon.measures.blocks import dependence_blocks, separability, shape_of_block
 from digon.worlds import causes
+from digon.worlds.features import FeatureSet, features
 
 
 def blocks_of(world, seed):
@@ -60,6 +63,23 @@ def test_pairs_fill_their_blocks_and_superposition_is_one_block(seed):
         assert shape.shape == "continuum"
         assert shape.scatter > 0.25
     assert [len(block) for block in blocks_of(causes.superposition(8000, 8, seed), seed).members] == [8]
+
+
+def one_pair(n_rows, d, seed, correlation):
+    """Independent features, rotated, but for two whose activity is correlated."""
+    law = features(d, 0.05, sets=(FeatureSet((0, 1), "copula", correlation=correlation),))
+    return law.sample(n_rows, rng.stream(seed, "features"))[0] @ haar(d, rng.stream(seed, "basis"))
+
+
+@pytest.mark.parametrize(("n_rows", "d", "worlds"), [(2000, 4, 60), (2000, 8, 40), (2000, 16, 20)])
+def test_independent_features_pair_up_no_more_often_than_discoveries_may_be_false(n_rows, d, worlds):
+    called = sum(len(blocks_of(causes.rotated(n_rows, d, seed), seed).members) > 0 for seed in range(worlds))
+    assert called <= binom.ppf(0.995, worlds, 0.05)
+
+
+def test_one_dependent_pair_among_independent_features_is_found_alone():
+    found = [dependence_blocks(one_pair(4000, 8, seed, 0.6), None, seed).members for seed in range(20)]
+    assert sum(len(members) == 1 and len(members[0]) == 2 for members in found) >= 17
 
 
 def test_tightness_is_one_half_on_a_circle_and_scatter_ignores_a_linear_map():

@@ -6,6 +6,8 @@ from sklearn.decomposition import FastICA
 
 from digon import rng
 from digon.errors import ConfigError
+from digon.measures.basis import dependence_of
+from digon.measures.blocks import blocks_of
 from digon.measures.unmix import GAUSSIAN_LOG_COSH, fast_ica, held_out, shifted, unfit_to_unmix, unmix, whitening
 from digon.worlds import causes
 
@@ -67,7 +69,7 @@ def test_models_are_independent_with_the_same_parts(seed):
     world = causes.superposition(8000, 6, seed)
     found = parts_of(world, seed)
     parts = held_out(world.activations.values, found, rng.stream(seed, "models"))
-    assert len(parts.models) == 3
+    assert (len(parts.models), len(parts.references)) == (19, 3)
     energies = [torch.corrcoef(x.square().T).fill_diagonal_(0).abs().max() for x in (parts.values, *parts.models)]
     assert energies[0] > 2 * max(energies[1:])
     kurtosis = [(x.pow(4).mean(0) / x.square().mean(0).square()).sort().values for x in (parts.values, *parts.models)]
@@ -133,6 +135,35 @@ def test_reasons_not_to_unmix():
         unmix(torch.ones(100, 3), None, g)
     with pytest.raises(ConfigError, match="dimensions to fit on"):
         unmix(torch.randn(30, 20, generator=g), None, g)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_threads_change_no_bit(seed):
+    h = causes.rotated(8000, 8, seed).activations
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        unmixing = unmix(h.values, h.documents, rng.stream(seed, "unmix"))
+        parts = held_out(h.values, unmixing, rng.stream(seed, "models"))
+        dependence = dependence_of(unmixing, parts, rng.stream(seed, "dependence"), permutations=9)
+        blocks = blocks_of(parts, rng.stream(seed, "blocks"), permutations=9)
+        assert torch.get_num_threads() == threads
+        found.append((unmixing.components, *parts.models, dependence.kurtosis, blocks.correlations,
+                      torch.tensor([dependence.ratio, dependence.reference, dependence.p, blocks.threshold])))  # fmt: skip
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rounding_does_not_choose_among_starts_that_found_the_same(seed):
+    world = causes.rotated(8000, 8, seed)
+    rows = whitening(world.activations.values)
+    z = (world.activations.values - rows[0]) @ rows[2]
+    first = fast_ica(z, rng.stream(seed, "starts"))[0]
+    for k in range(3):
+        noise = 1e-6 * torch.randn(z.shape, generator=rng.stream(k, "rounding"))
+        again = fast_ica(z + noise, rng.stream(seed, "starts"))[0]
+        assert (first * again).sum(1).min() > 0.999  # in the same order, of the same signs
 
 
 def test_same_generator_same_parts():

@@ -29,7 +29,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from . import stats
-from .unmix import Parts, Unmixing, aligned, held_out, shifted, unmix
+from .unmix import Parts, Unmixing, aligned, held_out, same_on_any_threads, shifted, unmix
 
 RANK_TOLERANCE = 1e-6
 """Eigenvalues below this share of the largest are noise of the arithmetic, not variance."""
@@ -249,12 +249,17 @@ def dependence_of(
     unmixing: Unmixing, parts: Parts, generator: torch.Generator, permutations: int = 99
 ) -> ResidualDependence:
     """The same from an unmixing that exists already. Beyond 160 parts, p comes from the normal law."""
+    with same_on_any_threads(len(unmixing)):
+        return _dependence(unmixing, parts, generator, permutations)
+
+
+def _dependence(unmixing: Unmixing, parts: Parts, generator: torch.Generator, permutations: int) -> ResidualDependence:
     s = parts.values
     n, r = s.shape
     excess = s.square().square().mean(0) / s.square().mean(0).square().clamp_min(1e-30) - 3
     noise = 3 * math.sqrt(24 / n)
-    normed = [_ratio(_one_length(x)) for x in (s, *parts.models)]
-    ratio, references = _ratio(s), [_ratio(model) for model in parts.models]
+    normed = [_ratio(_one_length(x)) for x in (s, *parts.references)]
+    ratio, references = _ratio(s), [_ratio(model) for model in parts.references]
     random = aligned(torch.randn(1000, int((unmixing.deviation > 0).sum()), generator=generator))
     return ResidualDependence(
         ratio, max(references, default=1.0), normed[0], max(normed[1:], default=1.0),

@@ -12,10 +12,15 @@ Rows are thinned evenly; whole documents belong to one half, on which the unmixi
 not seen. What a perfect unmixing would look like at this number of rows says an independent model: the parts, each
 shifted by itself along the rows, and unmixed again. Signal is never truncated: the rank of the data is kept.
 
+Sums in another order differ in their last bits, and a search may then end elsewhere. So up to 160 dimensions all is
+calculated on one thread, whose results are the same however many there are; and of two starts that found the same
+parts, in another order, the earlier one is kept.
+
 Source: Hyvärinen & Oja 2000, "Independent component analysis: algorithms and applications".
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +29,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..threads import alone
 
 RANK_TOLERANCE = 1e-10
 """Variances of standardized data below this share of the largest are rounding, not signal."""
@@ -34,14 +40,18 @@ FEWEST_DOCUMENTS = 20
 """With fewer documents, contiguous groups of rows take their place."""
 GROUPS = 64
 NARROW, WIDE = 32, 160
-"""Dimensions up to which there are five starts, and from which there is one: more would take minutes."""
+"""Dimensions up to which there are five starts, and from which there is one, on all threads: more would take minutes."""
 STEPS, WIDE_STEPS, MODEL_STEPS = 200, 25, 6
 """Steps at most; of wide data; and of a wide model, which starts at its solution."""
 TOLERANCE = 1e-4
 """Largest 1 − |cos| between a part's direction before and after a step that ends the search."""
+TIED = 1e-4
+"""Relative difference of contrasts up to which two starts found the same parts, in another order."""
 STALLED = 1e-3
 """Relative gain of the contrast in `LOOK` steps below which Gaussian parts, which never settle, are let be."""
 LOOK = 10
+MODELS, MANY_MODELS = 3, 19
+"""Independent models of wide and of narrow data."""
 PIECE = 2**22
 """Numbers that are handled at a time."""
 GAUSSIAN_LOG_COSH = 0.3745672
@@ -90,10 +100,20 @@ class Parts:
     values: Float[Tensor, "n r"]
     models: tuple[Float[Tensor, "n r"], ...]
 
+    @property
+    def references(self) -> tuple[Float[Tensor, "n r"], ...]:
+        """The models whose largest dependence is the reference: as many at every width, for the largest grows with them."""
+        return self.models[:MODELS]
+
 
 def aligned(directions: Float[Tensor, "k d"]) -> float:
     """Mean of the largest |cosine| between a direction and an axis."""
     return float((directions.abs().amax(1) / directions.norm(dim=1).clamp(min=1e-30)).mean())
+
+
+def same_on_any_threads(dimensions: int) -> AbstractContextManager[None]:
+    """Calculate on one thread where more of them would gain little, so that their number decides nothing."""
+    return alone() if dimensions <= WIDE else nullcontext()
 
 
 def unfit_to_unmix(values: Float[Tensor, "n d"]) -> str | None:
@@ -133,41 +153,48 @@ def unmix(
     x = values[fit].float()
     if not len(x) or not bool((x.amax(0) > x.amin(0)).any()):
         raise ConfigError(f"{len(x)} rows without a unit that varies", expected="at least one unit that varies")
-    mean, deviation, into, back = whitening(x)
-    r = into.shape[1]
-    if len(x) < 2 * r:
-        raise ConfigError(f"{len(x)} rows of {r} dimensions to fit on", expected=f"at least {2 * r} rows")
-    z = (x - mean) @ into
-    del x
-    turn, converged, steps = fast_ica(z, generator, restarts=restarts)
-    components, mixing = turn @ into.T, turn @ back
+    with same_on_any_threads(d):
+        mean, deviation, into, back = whitening(x)
+        r = into.shape[1]
+        if len(x) < 2 * r:
+            raise ConfigError(f"{len(x)} rows of {r} dimensions to fit on", expected=f"at least {2 * r} rows")
+        z = (x - mean) @ into
+        del x
+        turn, converged, steps = fast_ica(z, generator, restarts=restarts)
+        components, mixing = turn @ into.T, turn @ back
     return Unmixing(components, mixing, mean, deviation, converged, steps, fit, rest, by_document)
 
 
 def held_out(
     values: Float[Tensor, "n d"], unmixing: Unmixing, generator: torch.Generator, models: int | None = None
 ) -> Parts:
-    """Parts on unseen rows, and those of `models` independent models (default: 3, and 1 beyond 160 parts).
+    """Parts on unseen rows, and those of `models` independent models (default: 19 up to 32 parts, 3 up to 160, else 1).
 
     A model is the same parts, each shifted along the rows by itself: every part keeps its distribution, and no two
     belong together. It is unmixed again on the rows of the fit, from its solution: what it then reads is the cross-talk
     of the sample, and never that of a search gone wrong.
     """
-    count = (1 if len(unmixing) > WIDE else 3) if models is None else models
-    fitted, rest = unmixing.transform(values[unmixing.fit]), unmixing.transform(values[unmixing.rest])
-    rest = rest[:: -(-len(rest) // max(10_000, 20 * len(unmixing)))]
-    found: list[Tensor] = []
-    for _ in range(count):
-        model, test = shifted(fitted, generator), shifted(rest, generator)
-        mean, _, into, _ = whitening(model)
-        model.sub_(mean)
-        z = model @ into
-        del model
-        # parts that hardly ever move lose a dimension by the shift: then there is no rotation to start from
-        start = _nearest_rotation(into) if into.shape[0] == into.shape[1] else None
-        turn = fast_ica(z, generator, start=start)[0]
-        found.append((test - mean) @ (into @ turn.T))
-    return Parts(rest, tuple(found))
+    r = len(unmixing)
+    count = (1 if r > WIDE else MODELS if r > NARROW else MANY_MODELS) if models is None else models
+    with same_on_any_threads(values.shape[1]):
+        fitted, rest = unmixing.transform(values[unmixing.fit]), unmixing.transform(values[unmixing.rest])
+        rest = rest[:: -(-len(rest) // max(10_000, 20 * len(unmixing)))]
+        return Parts(rest, tuple(_independent_model(fitted, rest, generator) for _ in range(count)))
+
+
+def _independent_model(
+    fitted: Float[Tensor, "n r"], rest: Float[Tensor, "m r"], generator: torch.Generator
+) -> Float[Tensor, "m p"]:
+    """Shifted parts, unmixed again."""
+    model, test = shifted(fitted, generator), shifted(rest, generator)
+    mean, _, into, _ = whitening(model)
+    model.sub_(mean)
+    z = model @ into
+    del model
+    # parts that hardly ever move lose a dimension by the shift: then there is no rotation to start from
+    start = _nearest_rotation(into) if into.shape[0] == into.shape[1] else None
+    turn = fast_ica(z, generator, start=start)[0]
+    return (test - mean) @ (into @ turn.T)
 
 
 def shifted(parts: Float[Tensor, "*g n r"], generator: torch.Generator) -> Float[Tensor, "*g n r"]:
@@ -237,7 +264,7 @@ def fast_ica(
         rest = MODEL_STEPS if start is not None and r > WIDE else max(5, limit - before)
         turn, settled, steps = _climb(z, turn, rest, "logcosh")
         contrast = _contrast(z, turn)
-        if best is None or contrast > best[0]:
+        if best is None or contrast > (1 + TIED) * best[0]:
             best = contrast, turn, settled, before + steps
     assert best is not None, f"{count} starts"
     return best[1:]

@@ -5,8 +5,8 @@ rules     which pairs take part: rules, and the readable search for every device
 blocks    the same search on processors, compiled
 top       the largest entries of a matrix
 order     sorting pairs
-kernel, sum_kernel   compiled loops; lanes: vector operations of theirs; engine: where they can be used; threads: who
-          runs them
+kernel, sum_kernel   compiled loops; lanes: vector operations of theirs; engine: where they can be used;
+          `digon.threads`: who runs them
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ... import threads as threads
 from .engine import compiled
 from .rules import Above as Above
 from .rules import Found as Found

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...threads import count, share, spans
 from . import kernel, sum_kernel
 from .engine import has_bfloat16
 from .rules import Above, Found, Peaks, PerBatch, PerRow, Precision, Rule
-from .threads import count, share, spans
 
 CACHE = 2**23
 """Bytes of products that a thread computes at once."""

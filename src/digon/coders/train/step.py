@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...threads import count, share, spans
 from ..sae import SAE
 from ..sparse.engine import compiled
-from ..sparse.threads import count, share, spans
 
 
 def update(sae: SAE, optimizer: torch.optim.Optimizer, clip: float) -> None:

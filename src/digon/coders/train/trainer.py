@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ... import config as configs
 from ...errors import ConfigError, NonFiniteError
+from ...threads import alone
 from .. import sparse
 from ..parallel import WHOLE, Group
 from ..sae import SAE, SAEConfig, transcoder
@@ -18,7 +19,6 @@ from ..sae.model import Pass
 from ..sae.nested import Prefixes, frequency_order
 from ..sae.revival import auxiliary_loss, eligible, resample
 from ..sparse.engine import compiled
-from ..sparse.threads import alone
 from .batches import Calibration
 from .config import TrainConfig, budget, learning_rate
 from .control import Controller
