@@ -72,14 +72,20 @@ class Run:
     @contextmanager
     def stage(self, name: str, key: str) -> Iterator[bool]:
         """Yield True if the stage has to run; when the block ends without error, remember it as finished."""
-        stages = self.stages()
-        if stages.get(name, {}).get("key") == key:
+        if self.finished(name, key):
             yield False
             return
         started = time.perf_counter()
         yield True
-        stages = self.stages()
-        stages[name] = {"key": key, "seconds": round(time.perf_counter() - started, 2)}
+        self.finish(name, key, time.perf_counter() - started)
+
+    def finished(self, name: str, key: str) -> bool:
+        """Whether a stage has been finished under this key."""
+        return self.stages().get(name, {}).get("key") == key
+
+    def finish(self, name: str, key: str, seconds: float) -> None:
+        """Remember a stage as finished."""
+        stages = self.stages() | {name: {"key": key, "seconds": round(seconds, 2)}}
         files.write_text(self.path / "stages.json", json.dumps(stages, indent=1) + "\n")
 
     def stages(self) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -44,6 +45,8 @@ class Job(Protocol):
 
 
 J = TypeVar("J", bound=Job)
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 def run(jobs: Sequence[J], measure: Callable[[J], Record], path: Path, workers: int) -> list[Record]:
@@ -54,8 +57,10 @@ def run(jobs: Sequence[J], measure: Callable[[J], Record], path: Path, workers: 
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {r["key"]: r for r in read(path) if "error" not in r}
     left = [job for job in jobs if job.key not in done]
-    with _appending(path) as append, _bar(path.stem, len(jobs), len(jobs) - len(left)) as step:
-        for record in _measured(left, measure, workers):
+    # Long cells are spread over the whole run, so that the time that is left can be told.
+    mixed = sorted(left, key=lambda job: job.key) if workers else left
+    with _appending(path) as append, progress(path.stem, len(jobs), len(jobs) - len(left)) as step:
+        for record in spread(partial(_guarded, measure), mixed, workers):
             append(record)
             done[record["key"]] = record
             step()
@@ -87,17 +92,19 @@ def failed(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if "error" in record]
 
 
-def _measured(jobs: Sequence[J], measure: Callable[[J], Record], workers: int) -> Iterator[Record]:
+def spread(task: Callable[[P], R], parts: Sequence[P], workers: int) -> Iterator[R]:
+    """Results of a task in so many processes of one thread each, as they come; 0: in this process, in order.
+
+    `task` has a name in its module, or is a partial one of such, so that other processes find it. Raises: whatever the task
+    raises, after which nothing more is started; RunError if a worker dies.
+    """
     if workers == 0:
-        yield from (_guarded(measure, job) for job in jobs)
+        yield from map(task, parts)
         return
     with _single_threads():
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_quiet)
         try:
-            # Long cells are spread over the whole run, so that the time that is left can be told.
-            for future in as_completed(
-                [pool.submit(_guarded, measure, job) for job in sorted(jobs, key=lambda j: j.key)]
-            ):
+            for future in as_completed([pool.submit(task, part) for part in parts]):
                 yield future.result()
         except BrokenProcessPool:
             raise RunError(
@@ -165,7 +172,7 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _bar(name: str, total: int, done: int) -> Iterator[Any]:
+def progress(name: str, total: int, done: int) -> Iterator[Callable[[], None]]:
     """A bar with the time that is left; without a terminal a line a minute."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -180,7 +187,7 @@ def _bar(name: str, total: int, done: int) -> Iterator[Any]:
             now = time.monotonic()
             if not console.is_terminal and (now - said > 60 or count == total):
                 rest = (now - start) / (count - done) * (total - count)
-                print(f"{name}: {count} of {total} cells, {rest / 60:.0f} min left", file=sys.stderr, flush=True)
+                print(f"{name}: {count} of {total}, {rest / 60:.0f} min left", file=sys.stderr, flush=True)
                 said = now
 
         yield step

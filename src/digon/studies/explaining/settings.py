@@ -100,6 +100,9 @@ class WordsConfig:
 class Spending:
     """How much, how fast, and where from: what changes no answer and may differ when a run goes on."""
 
+    workers: int | None = None
+    """Processes that explain without a language model, one thread each; 0: this one with its threads; none: as many as
+    there are cores, for more than two hundred units."""
     key_env: str | None = None
     """Environment variable with the key; none: OPENAI_API_KEY for api.openai.com, DIGON_API_KEY for others. A key is
     never given on the command line."""

@@ -11,26 +11,14 @@ journal before it is used. Chunks that lack answers are tried again by the next 
 """
 
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from ... import __version__, rng
 from ... import config as configs
-from ...errors import PathError
-from ...explain.signs import expanded, sides
-from ...store.runs import Run
-from .. import survey
-from ..sources import Source, columns
-from . import choice, summary, words
-from .desk import Desk, key_of, ladder, measurements, neighbors, side_of
-from .network import Network
+from . import choice, explained, summary, words
+from .desk import ladder
 from .settings import ExplainConfig, ExplainRun, Spending, WordsConfig
-from .target import Target, read_target, sources, stamp
-from .work import CHUNK, Chunk, Say, Table, Work
+from .work import Say, Work
 
 
 def run_explain(
@@ -46,109 +34,16 @@ def run_explain(
     settings = ExplainRun(config, asked)
     folder = out or Path("runs") / f"explain-{Path(config.target).name}-{configs.digest(settings)[:6]}"
     started = time.perf_counter()
-    target = read_target(config, lambda: Run.create(folder, settings).path)
-    found = sources(config, target, lambda: Run.create(folder, settings).path)
-    _check(config, folder, target, found)
-    run = Run.create(folder, settings)
-    desk = Desk.of(target.name, target.store, target.host, config.seed)
-    parts = [__version__, configs.digest(config), target.fingerprint, stamp(config.latents), stamp(config.directions)]
-    network = Network(target.host, desk) if target.host is not None else None
-    work = Work(run, settings, target, desk, network, "/".join(parts), say)
-    notes = [*target.notes, *([desk.missing] if desk.missing else []), *_not_ablated(config, found)]
+    work = Work.open(settings, folder, say)
+    notes = work.notes
     for note in notes:
         say(note)
-    chunks = [chunk for source in found for chunk in _chunks(work, source)]
-    for chunk in chunks:
-        with run.stage(f"explain {chunk.name}", work.key) as needed:
-            if needed:
-                say(f"explain {len(chunk.units)} units of {chunk.source.site}")
-                _explain(work, chunk)
+    chunks = work.chunks()
+    explained.write(work, chunks, spending.workers)
     heard = words.ask(work, chunks, spending) if asked.asked and chunks else None
     summary.write(work, chunks, heard, notes)
     say(f"done in {time.perf_counter() - started:.0f} s")
-    return summary.told(run, heard)
-
-
-def _check(config: ExplainConfig, folder: Path, target: Target, found: Sequence[Source]) -> None:
-    """Refuse what cannot be done before anything is written.
-
-    Raises: PathError if the results would go into the run that is explained; ConfigError for units that there are not.
-    """
-    if target.audited is not None and folder.resolve() == target.audited.path.resolve():
-        raise PathError(f"{folder} is the run that is explained", expected="another --out")
-    for source in found:
-        if choice.wants_table(config.units):
-            choice.check_column(config.by, _surveyed(target, source))
-        else:
-            choice.choose(config.units, source.width, source.site, config.seed)
-
-
-def _not_ablated(config: ExplainConfig, found: Sequence[Source]) -> list[str]:
-    """What --ablation cannot do."""
-    return [
-        f"{source.site} is not ablated: its latents do not read and write one site."
-        for source in found
-        if config.ablation and source.place is None
-    ]
-
-
-def _chunks(work: Work, source: Source) -> Iterator[Chunk]:
-    config = work.settings.explain
-    table = _table(work, source) if choice.wants_table(config.units) else None
-    units = choice.choose(config.units, source.width, source.site, config.seed, table, config.by)
-    count = -(-len(units) // CHUNK)
-    for number, part in enumerate(np.array_split(units, count) if count else []):
-        yield Chunk(source, number, part.tolist())
-
-
-def _table(work: Work, source: Source) -> Table:
-    """Numbers of all units of a site: those of an audit, else measured now."""
-    name = f"survey/{source.site}"
-    known = _surveyed(work.target, source)
-    if known is not None:
-        return known
-    with work.run.stage(name, work.key) as needed:
-        if needed:
-            work.say(f"measure {source.width} units of {source.site}, to choose among them")
-            survey.write_measured(work.run, source, work.target.store, work.settings.explain.seed)
-    return work.run.read_table(name)
-
-
-def _surveyed(target: Target, source: Source) -> Table | None:
-    """What the audit that the rows come from says of these very units."""
-    if target.audited is None or source.kind != "neuron":
-        return None
-    name = f"survey/{source.site}"
-    return target.audited.read_table(name) if (target.audited.path / f"{name}.parquet").is_file() else None
-
-
-def _explain(work: Work, chunk: Chunk) -> None:
-    """Write the cards of a chunk, and how every explanation does on the select split, by which one is chosen among several."""
-    source, store, config = chunk.source, work.target.store, work.settings.explain
-    values = columns(source, chunk.units)
-    table = _surveyed(work.target, source)
-    if table is None:
-        draw = rng.stream(config.seed, "explained", source.site, chunk.number)
-        table = survey.measure(values, store, draw)
-    else:
-        table = {name: column[chunk.units] for name, column in table.items()}
-    near = neighbors(source, store, chunk.units, work.target.name)
-    places, signs = (side.tolist() for side in expanded(sides(values)))
-    real = torch.stack([side_of(values[:, place], sign) for place, sign in zip(places, signs, strict=True)], 1)
-    found = work.desk.explain(real, config.rungs, coverage=config.coverage, first=chunk.number * CHUNK)
-    cards, chosen, network = [], {}, work.network
-    for column, (place, sign) in enumerate(zip(places, signs, strict=True)):
-        unit = chunk.units[place]
-        if config.ablation and network is not None:
-            found[column] = network.ablated(source, unit, values[:, place], real[:, column], sign, found[column])
-        promoted = network.promoted(source, unit) if network is not None else ()
-        row = {name: float(numbers[place]) for name, numbers in table.items() if numbers.dtype.kind in "fib"}
-        known = measurements(row, len(store), config.seed)
-        card = work.desk.card(source, unit, real[:, column], found[column], known, near[place], sign, promoted)
-        cards.append(card)
-        chosen[key_of(card)] = found[column].select
-    work.run.write_json(f"chosen/{chunk.name}", chosen)
-    work.run.write_json(f"cards/{chunk.name}", cards)
+    return summary.told(work.run, heard)
 
 
 def _to_stderr(sentence: str) -> None:
