@@ -134,7 +134,7 @@ def by_kind(rows, draw):
     yield "| excerpts | values | units | n | mean ρ | mean ρ² | ablation score | score − ρ² |"
     yield "|---|---|---|---|---|---|---|---|"
     for name, said, kind in itertools.product(
-        ("top and random", "random"), (LookUp.name, NGrams.name, "truth + noise"), KINDS
+        ("top and random", "random"), (LookUp().name, NGrams().name, "truth + noise"), KINDS
     ):
         some = torch.tensor([r[3:] for r in rows if r[:3] == (kind, name, said)]).reshape(-1, 2)
         some = some[some.isfinite().all(1)]

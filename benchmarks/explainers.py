@@ -54,9 +54,9 @@ def by_rung(contexts: Contexts, values: Tensor, fit: Tensor, select: Tensor) -> 
     shared.prepare()
     with threads.alone():
         for name, rung in LADDER.items():
-            rung(shared, values[:, :1])
+            rung.fit_shared(shared, values[:, :1])
             start = time.thread_time()
-            rung(shared, values)
+            rung.fit_shared(shared, values)
             print(f"  {name:14s} {1e3 * (time.thread_time() - start) / values.shape[1]:7.1f} ms")
 
 

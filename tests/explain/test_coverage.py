@@ -29,7 +29,7 @@ def covered(seed, recipe, values=None):
     tokens, site, excerpts, contexts = world(seed)
     values = build(tokens, recipe, seed).values if values is None else values
     fit, select = excerpts.row_split("fit"), excerpts.row_split("select")
-    simulated = LookUp.fit(contexts, values, fit, select).simulate(contexts)
+    simulated = LookUp().fit(contexts, values, fit, select).simulate(contexts)
     found = pieces.take_apart(values, simulated, site, fit | select)
     text = tokens.texts.__getitem__
     return coverage.cover(values, found, excerpts, text, rng.stream(seed, "cover")), values
@@ -134,7 +134,7 @@ def test_unseen_rows_teach_nothing():
     fit, select = excerpts.row_split("fit"), excerpts.row_split("select")
     seen = fit | select
     changed = torch.where(seen, values, 100 * torch.randn(len(values), generator=rng.stream(0, "x")))
-    simulated = LookUp.fit(contexts, values, fit, select).simulate(contexts)
+    simulated = LookUp().fit(contexts, values, fit, select).simulate(contexts)
     first, again = (pieces.take_apart(v, simulated, site, seen) for v in (values, changed))
     assert [p.tokens for p in first] == [p.tokens for p in again]
     for a, b in zip(first, again, strict=True):

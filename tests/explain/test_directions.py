@@ -350,7 +350,7 @@ def test_budgets_keep_what_explains_most():
     made = world(6, concepts=((1, 2, 3), (4, 5)), noise=0.5)
     fit, select = made.split("fit"), made.split("select")
     values = (made.rows @ made.rotation.T)[:, :2]
-    for kind, full in ((Words, LookUp), (Phrases, NGrams)):
+    for kind, full in ((Words, LookUp()), (Phrases, NGrams())):
         whole = kind().fit_many(made.contexts, values, fit, select)
         assert [p.name for p in whole] == [full.name] * 2 == [kind().name] * 2
         for bits in (40.0, 60.0, 1e9):

@@ -84,7 +84,7 @@ def test_planted_paths_are_found_exactly(seed):
     back = contexts.back
     values = 2.0 * (back(0) == 3) * (back(3) == 7) + 1.5 * (back(0) == 5) - 1.5 * (back(0) == 5) * (back(1) == 9)
     values = (values + 3.0 * (back(2) == START) + 0.2 * torch.randn(len(fit), generator=g)).double()
-    found = GrownAutomaton.fit(contexts, values, fit, select)
+    found = GrownAutomaton().fit(contexts, values, fit, select)
     planted = {(3, ANY, ANY, 7): 2, (5,): 1.5, (5, 9): 0, (ANY, ANY, START): 3}
     assert planted.keys() <= set(found.paths)
     assert {p: found.values[found.paths.index(p)] for p in planted} == pytest.approx(planted, abs=0.35)
@@ -98,7 +98,7 @@ def test_noise_grows_nothing(heavy):
     for seed in SEEDS:
         contexts, (fit, select, _), g = corpus(seed, 100)
         values = torch.randn(len(fit), 5, generator=g) ** heavy
-        found = GrownAutomaton.fit_many(contexts, values, fit, select)
+        found = GrownAutomaton().fit_many(contexts, values, fit, select)
         assert sum(len(f.paths) for f in found) <= 1
         assert min(f.bits for f in found) == pytest.approx(8 + 1.519, abs=1e-3)
 

@@ -42,7 +42,7 @@ def test_each_planted_kind_is_found_exactly(kind, seed):
     contexts, (fit, select, test), g = corpus(seed)
     truth = Formula("truth", 0.0, 1.0, tuple(PLANTED[kind]), 30).holds(contexts)
     values = (0.5 + 2 * truth + 0.2 * torch.randn(len(fit), generator=g)).double()
-    found = FormulaSearch.fit(contexts, values, fit, select)
+    found = FormulaSearch().fit(contexts, values, fit, select)
     assert torch.equal(found.holds(contexts), truth) or torch.equal(~found.holds(contexts), truth)
     rows = min(int(truth[fit].sum()), int((~truth)[fit].sum()))
     assert abs(found.value - found.rest) == pytest.approx(2 * rows / (rows + SHRINK), abs=0.1)
@@ -55,7 +55,7 @@ def test_noise_has_no_formula(heavy):
     for seed in SEEDS:
         contexts, (fit, select, _), g = corpus(seed, 100)
         values = torch.randn(len(fit), 5, generator=g) ** heavy
-        found = FormulaSearch.fit_many(contexts, values, fit, select)
+        found = FormulaSearch().fit_many(contexts, values, fit, select)
         assert sum(len(f.steps) for f in found) <= 1
         assert min(f.bits for f in found) == 8 + STEP_BITS
 

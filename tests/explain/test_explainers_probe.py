@@ -90,7 +90,7 @@ def test_the_probe_finds_planted_sums(seed):
     terms = {Concept(HERE, 3): 2.0, Concept(4, 7): 1.0, Concept(BEYOND, 20): -0.5, Concept(0, 9): 0.4}
     clean = 1 + sum(w * concept.holds(contexts) for concept, w in terms.items())
     values = (clean + 0.1 * torch.randn(len(clean), generator=g)).double()
-    found = LinearProbe.fit(contexts, values, fit, select)
+    found = LinearProbe().fit(contexts, values, fit, select)
     assert dict(found.terms).keys() == terms.keys()
     assert dict(found.terms) == pytest.approx(terms, abs=0.03)
     assert found.rest == pytest.approx(1, abs=0.03)
@@ -105,8 +105,8 @@ def test_noise_leaves_every_pruned_rung_empty(heavy):
         contexts, excerpts, g = corpus(seed)
         fit, select, _ = splits(excerpts)
         values = torch.randn(len(fit), 8, generator=g) ** heavy
-        probes = LinearProbe.fit_many(contexts, values, fit, select)
-        looks = LookUp.fit_many(contexts, values, fit, select)
+        probes = LinearProbe().fit_many(contexts, values, fit, select)
+        looks = LookUp().fit_many(contexts, values, fit, select)
         assert sum(len(p.terms) for p in probes) <= 1
         assert sum(len(p.levels[0].keys) for p in looks) <= 1
         assert min(p.bits for p in probes) == pytest.approx(8 + 1.519, abs=1e-3)
@@ -118,7 +118,7 @@ def test_ridge_weights_equal_the_normal_equations():
     concepts = [Concept(HERE, 3), Concept(8, 3), Concept(1, 4)]
     x = torch.stack([c.holds(contexts) for c in concepts], 1).double()
     values = x @ torch.tensor([2.0, 1, 1], dtype=torch.float64) + 0.2 * torch.randn(len(fit), generator=g).double()
-    found = LinearProbe.fit(contexts, values, fit, select)
+    found = LinearProbe().fit(contexts, values, fit, select)
     assert dict(found.terms).keys() == set(concepts)
     a = torch.cat([x, torch.ones(len(x), 1)], 1)[fit]
     ridge = 3 * torch.eye(4, dtype=torch.float64)
@@ -156,15 +156,15 @@ def test_budgets_bind():
     contexts, excerpts, g = corpus(2)
     fit, select, _ = splits(excerpts)
     values = torch.randn(30, 4, generator=g)[contexts.keys[0]]
-    everything = LookUp.fit_many(contexts, values, fit, select)
+    everything = LookUp().fit_many(contexts, values, fit, select)
     for bits in (30.0, 60.0, 100.0):
-        found = LookUp.fit_many(contexts, values, fit, select, bits=bits)
+        found = LookUp(bits=bits).fit_many(contexts, values, fit, select)
         assert all(bits - 16 < f.bits <= bits for f in found)
     assert all(f.bits > 100 for f in everything)
-    for k, f in zip((1, 5), (LookUp.fit_many(contexts, values, fit, select, k=k) for k in (1, 5)), strict=True):
+    for k, f in zip((1, 5), (LookUp(k=k).fit_many(contexts, values, fit, select) for k in (1, 5)), strict=True):
         assert [len(x.levels[0].keys) for x in f] == [k] * 4
     with pytest.raises(ConfigError, match="5 bits do not hold a resting value"):
-        LookUp.fit_many(contexts, values, fit, select, bits=5.0)
+        LookUp(bits=5.0).fit_many(contexts, values, fit, select)
 
 
 def test_every_rung_on_many_units_equals_one_by_one():
@@ -198,7 +198,7 @@ def test_two_tokens_suffice_for_a_pair():
     contexts, excerpts, _ = corpus(6)
     fit, select, _ = splits(excerpts)
     values = (contexts.back(1) == 3) & (contexts.back(0) == 5)
-    short = NGrams.fit_many(contexts, values.float()[:, None], fit, select, order=2)[0]
+    short = NGrams(2).fit_many(contexts, values.float()[:, None], fit, select)[0]
     assert short.name == "2-grams"
     assert [len(level.keys) for level in short.levels] == [0, 1]
     assert contexts.tokens_of(int(short.levels[1].keys[0]), 2) == [3, 5]

@@ -12,7 +12,7 @@ from digon.store.shards import ActivationStore, HarvestPlan, Rows, ShardWriter
 from digon.studies.explaining.desk import Desk
 from digon.studies.sources import Directions, Latents, Neurons, columns
 
-RUNGS = (LookUp.name, NGrams.name)
+RUNGS = (LookUp().name, NGrams().name)
 
 
 def desk(path, tokens, length, seed=0):

@@ -129,7 +129,7 @@ def test_scores_are_those_of_the_scorers(world):
     draw = rng.stream(0, "ladder", 0)
     chosen = scorers.scoring_set(excerpts, excerpts.maxima(mixed[:, None])[:, 0], draw)
     fit, select = excerpts.row_split("fit"), excerpts.row_split("select")
-    simulated = LookUp.fit(contexts, mixed, fit, select).simulate(contexts)
+    simulated = LookUp().fit(contexts, mixed, fit, select).simulate(contexts)
     theirs = scorers.score(mixed, simulated, excerpts, chosen, draw)
     assert ours["lookup_top_and_random"].value == pytest.approx(theirs.top_and_random.value, abs=1e-6)
     assert ours["lookup_random_only"].value == pytest.approx(theirs.random_only.value, abs=1e-6)

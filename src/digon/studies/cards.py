@@ -17,7 +17,7 @@ from .explaining.desk import Desk, measurements, neighbors
 from .settings import AuditConfig
 from .sources import Source, columns
 
-RUNGS = (LookUp.name, NGrams.name)
+RUNGS = (LookUp().name, NGrams().name)
 """Explainers of an audit; `digon explain` has all."""
 
 

@@ -30,7 +30,7 @@ class Words:
     @property
     def name(self) -> str:
         """Name of what it fits."""
-        return _name(LookUp.name, self.bits)
+        return _name(LookUp().name, self.bits)
 
     def check(self, vocabulary: int) -> None:
         """Raises: ConfigError if the budget holds not even one token."""
@@ -41,11 +41,11 @@ class Words:
     ) -> list[Patterns]:
         """One look-up per column; of no token where none helps. Raises: ConfigError if the budget holds not even one token."""
         if self.bits is None:
-            return LookUp.fit_many(contexts, values, fit, select)
+            return list(LookUp().fit_many(contexts, values, fit, select))
         self.check(contexts.vocabulary)
         seen = len(contexts.keys[0].unique())  # beyond all of them a budget buys nothing
         whole = VALUE_BITS + integer_bits(seen + 1) + seen * pattern_bits(1, contexts.vocabulary)
-        found = LookUp.fit_many(contexts, values, fit, select, bits=min(self.bits, whole))
+        found = LookUp(bits=min(self.bits, whole)).fit_many(contexts, values, fit, select)
         return [replace(p, name=self.name) for p in found]
 
 
@@ -59,7 +59,7 @@ class Phrases:
     @property
     def name(self) -> str:
         """Name of what it fits."""
-        return _name(NGrams.name, self.bits)
+        return _name(NGrams().name, self.bits)
 
     def check(self, vocabulary: int) -> None:
         """Raises: ConfigError if the budget holds not even one token."""
@@ -73,7 +73,7 @@ class Phrases:
         if id(contexts) not in self._tries:  # the contexts are kept, so no other object takes their id
             self._tries[id(contexts)] = (contexts, Trie.of(contexts.take(fit)))
         trie = self._tries[id(contexts)][1]
-        found = [NGrams.prune(trie, column) for column in values[fit].T]
+        found = [NGrams().prune(trie, column) for column in values[fit].T]
         if self.bits is None:
             return found
         return [replace(p, name=self.name) for p in shorten(found, contexts.take(fit), self.bits)]

@@ -19,6 +19,7 @@ from .patterns import Level as Level
 from .patterns import Patterns as Patterns
 from .probe import Additive as Additive
 from .probe import LinearProbe as LinearProbe
+from .rung import Rung as Rung
 from .rungs import LADDER as LADDER
 from .rungs import Point as Point
 from .rungs import best as best

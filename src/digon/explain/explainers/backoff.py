@@ -12,12 +12,14 @@ Source: back-off shrinkage after Jelinek & Mercer 1980; the look-up of tokens af
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from ..exemplars import ORDERS, Contexts
+from ..exemplars import ORDERS
 from .base import SHRINK, finite_mean
 from .patterns import Level, Patterns
+from .rung import Rung
+from .shared import Shared
 
 LEAST = 2
 """Rows that a pattern of more than one token needs."""
@@ -25,7 +27,7 @@ NAMES = ("full look-up", "full 2-grams", "full 3-grams")
 
 
 @dataclass(frozen=True)
-class BackOff:
+class BackOff(Rung[Patterns]):
     """Fits tables of all patterns of up to `order` tokens."""
 
     order: int = 1
@@ -39,23 +41,9 @@ class BackOff:
         """Name of the explainer."""
         return NAMES[self.order - 1]
 
-    def fit(
-        self, contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> Patterns:
-        """All patterns of the fit rows; `select` is not looked at."""
-        return self.fit_many(contexts, values[:, None], fit, select)[0]
-
-    def fit_many(
-        self,
-        contexts: Contexts,
-        values: Float[Tensor, "n units"],
-        fit: Bool[Tensor, " n"],
-        select: Bool[Tensor, " n"],
-    ) -> list[Patterns]:
-        """The same for many units at once.
-
-        Raises: NonFiniteError if a unit is not finite.
-        """
+    def fit_shared(self, shared: Shared, values: Float[Tensor, "n units"]) -> list[Patterns]:
+        """All patterns of the fit rows; the select rows are not looked at."""
+        contexts, fit = shared.contexts, shared.fit
         known = values[fit].double()
         rest = finite_mean(known)
         shorter = rest.expand_as(known)

@@ -25,6 +25,7 @@ from .base import SHRINK, VALUE_BITS
 from .concepts import BEYOND, Concept
 from .formula_search import STEP_BITS, WIDEN, Search, masks
 from .lookup import CHANCE
+from .rung import Rung
 from .scene import Scene
 from .shared import Shared
 
@@ -96,31 +97,16 @@ class Formula:
         return f"{self.value:.3g} on {text}; otherwise {self.rest:.3g}"
 
 
-class FormulaSearch:
+class FormulaSearch(Rung[Formula]):
     """Fits logical formulas."""
 
-    name = "formula"
+    @property
+    def name(self) -> str:
+        """Name of the explainer."""
+        return "formula"
 
-    @staticmethod
-    def fit(
-        contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> Formula:
-        """The formula with the shortest description of the fit rows, cut where the select rows say so."""
-        return FormulaSearch.fit_many(contexts, values[:, None], fit, select)[0]
-
-    @staticmethod
-    def fit_many(
-        contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> list[Formula]:
-        """The same for many units of a site, which share the concepts.
-
-        Raises: NonFiniteError if a unit is not finite.
-        """
-        return FormulaSearch.fit_shared(Shared(contexts, fit, select), values)
-
-    @staticmethod
-    def fit_shared(shared: Shared, values: Float[Tensor, "n units"]) -> list[Formula]:
-        """The same with the tables at hand."""
+    def fit_shared(self, shared: Shared, values: Float[Tensor, "n units"]) -> list[Formula]:
+        """The formulas with the shortest description of the fit rows, cut where the select rows say so."""
         found = []
         for a, b in zip(*shared.columns(values), strict=True):
             mean = float(a.mean())
@@ -132,7 +118,7 @@ class FormulaSearch:
             rest = mean - total / max(len(a) - number, 1)
             value = rest + (total - number * (rest - mean)) / (number + SHRINK)
             words = _words(shared.scene, steps)
-            found.append(Formula(FormulaSearch.name, rest, value, words, shared.contexts.vocabulary))
+            found.append(Formula(self.name, rest, value, words, shared.contexts.vocabulary))
         return found
 
 

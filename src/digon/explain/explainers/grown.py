@@ -18,13 +18,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..exemplars import Contexts
 from .automaton import ANY, START, Automaton, Path, path_bits, shape_bits
 from .base import SHRINK, VALUE_BITS
+from .rung import Rung
 from .scene import LEAST, Scene
 from .shared import Shared
 
@@ -171,31 +172,16 @@ def _joined(path: Path, lag: int, token: int) -> Path:
     return tuple(longer)
 
 
-class GrownAutomaton:
+class GrownAutomaton(Rung[Automaton]):
     """Fits automata to all rows (N2G+)."""
 
-    name = "N2G+"
+    @property
+    def name(self) -> str:
+        """Name of the explainer."""
+        return "N2G+"
 
-    @staticmethod
-    def fit(
-        contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> Automaton:
-        """The automaton of one unit."""
-        return GrownAutomaton.fit_many(contexts, values[:, None], fit, select)[0]
-
-    @staticmethod
-    def fit_many(
-        contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> list[Automaton]:
-        """The same for many units of a site.
-
-        Raises: NonFiniteError if a unit is not finite.
-        """
-        return GrownAutomaton.fit_shared(Shared(contexts, fit, select), values)
-
-    @staticmethod
-    def fit_shared(shared: Shared, values: Float[Tensor, "n units"]) -> list[Automaton]:
-        """The same with the tables at hand."""
+    def fit_shared(self, shared: Shared, values: Float[Tensor, "n units"]) -> list[Automaton]:
+        """Automata grown on the fit rows, and pruned by both splits."""
         scene, vocabulary = shared.scene, shared.contexts.vocabulary
         names = np.append(np.unique(shared.contexts.text[0].tokens.numpy()), START)
         scratch = np.zeros((REACH, len(names), 4))
@@ -206,9 +192,7 @@ class GrownAutomaton:
             mean = float(a.mean())
             floor = len(a) * (float(a.max() - a.min()) / 2**VALUE_BITS) ** 2 / 12
             paths = _Growth(scene, a - mean, floor, vocabulary, names).run(scratch) if floor else []
-            blank = Automaton(
-                GrownAutomaton.name, 0.0, tuple(dict.fromkeys(paths)), (0.0,) * len(set(paths)), vocabulary
-            )
+            blank = Automaton(self.name, 0.0, tuple(dict.fromkeys(paths)), (0.0,) * len(set(paths)), vocabulary)
             pruned = _pruned(blank, ordered, (a - mean, b - mean), floor)
             found.append(replace(pruned, rest=pruned.rest + mean, values=tuple(v + mean for v in pruned.values)))
         return found

@@ -133,7 +133,7 @@ def _gates(shared: Shared, values: Float[Tensor, " n"], parts: Mapping[str, Fitt
             true = part.holds(shared.contexts)
             fit, select = shared.fit & true, shared.select & true
             if min(int(fit.sum()), int(select.sum())) >= FEWEST:
-                inside = LookUp.fit(shared.contexts, values, fit, select)
+                inside = LookUp().fit(shared.contexts, values, fit, select)
                 if inside.levels[0].keys.numel():
                     found[f"{name} as gate"] = Gate(part, inside)
     return found

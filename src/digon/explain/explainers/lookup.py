@@ -9,71 +9,58 @@ Source: look-up and its ceiling after Bills et al. 2023; shrinkage after Jelinek
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import ConfigError
-from ..exemplars import Contexts
 from .base import SHRINK, VALUE_BITS, finite_mean, integer_bits, pattern_bits
 from .patterns import Level, Patterns
+from .rung import Rung
+from .shared import Shared
 
 CHANCE = 4.0
 """Standard errors (Student's t) by which the best correlation on the select rows must differ from none."""
 
 
-class Constant:
+class Constant(Rung[Patterns]):
     """Fits the mean, whatever the token: what an explanation that says nothing costs and reaches."""
 
-    name = "constant"
+    @property
+    def name(self) -> str:
+        """Name of the explainer."""
+        return "constant"
 
-    @staticmethod
-    def fit(
-        contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> Patterns:
-        """Mean over the fit rows; `select` is not looked at."""
-        return Constant.fit_many(contexts, values[:, None], fit, select)[0]
-
-    @staticmethod
-    def fit_many(
-        contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> list[Patterns]:
-        """The same for many units at once."""
-        means = finite_mean(values[fit].double()).tolist()
-        return [Patterns(Constant.name, mean, (), contexts.vocabulary) for mean in means]
+    def fit_shared(self, shared: Shared, values: Float[Tensor, "n units"]) -> list[Patterns]:
+        """Means over the fit rows; the select rows are not looked at."""
+        means = finite_mean(values[shared.fit].double()).tolist()
+        return [Patterns(self.name, mean, (), shared.contexts.vocabulary) for mean in means]
 
 
-class LookUp:
+@dataclass(frozen=True)
+class LookUp(Rung[Patterns]):
     """Fits the look-up of single tokens."""
 
-    name = "token look-up"
+    k: int | None = None
+    """So many tokens."""
+    bits: float | None = None
+    """At most so many bits; neither given: as many tokens as predict the select rows best."""
 
-    @staticmethod
-    def fit(
-        contexts: Contexts,
-        values: Float[Tensor, " n"],
-        fit: Bool[Tensor, " n"],
-        select: Bool[Tensor, " n"],
-        k: int | None = None,
-        bits: float | None = None,
-    ) -> Patterns:
-        """Shrunk mean of every token on the fit rows; as many tokens as predict the select rows best."""
-        return LookUp.fit_many(contexts, values[:, None], fit, select, k, bits)[0]
+    @property
+    def name(self) -> str:
+        """Name of the explainer."""
+        if self.k is None and self.bits is None:
+            return "token look-up"
+        return f"look-up of {f'{self.bits:g} bits' if self.k is None else self.k}"
 
-    @staticmethod
-    def fit_many(
-        contexts: Contexts,
-        values: Float[Tensor, "n units"],
-        fit: Bool[Tensor, " n"],
-        select: Bool[Tensor, " n"],
-        k: int | None = None,
-        bits: float | None = None,
-    ) -> list[Patterns]:
-        """The same for many units at once; of `k` tokens, or of at most `bits` bits, where one is given.
+    def fit_shared(self, shared: Shared, values: Float[Tensor, "n units"]) -> list[Patterns]:
+        """Shrunk mean of every token on the fit rows.
 
         Raises: ConfigError if not even the resting value fits the budget.
         """
+        contexts, fit, select = shared.contexts, shared.fit, shared.select
         tokens = contexts.keys[0]
         known, truth = values[fit].double(), values[select].double()
         rest = finite_mean(known)
@@ -81,17 +68,16 @@ class LookUp:
         sums = known.new_zeros(len(seen), values.shape[1]).index_add_(0, index, known)
         means = (sums + SHRINK * rest) / (counts[:, None] + SHRINK)
         order = (counts[:, None] * (means - rest).square()).argsort(dim=0, descending=True, stable=True)
-        most = len(seen) if bits is None else min(len(seen), affordable(bits, contexts.vocabulary))
-        if k is None:
+        most = len(seen) if self.bits is None else min(len(seen), affordable(self.bits, contexts.vocabulary))
+        if self.k is None:
             sizes = _best_sizes(means - rest, order[:most], seen, tokens[select], truth)
         else:
-            sizes = torch.full_like(order[0], min(k, most))
-        name = LookUp.name if k is None and bits is None else f"look-up of {f'{bits:g} bits' if k is None else k}"
+            sizes = torch.full_like(order[0], min(self.k, most))
         found, order, means = [], order.T.contiguous(), means.T.contiguous()
         for unit, size in enumerate(sizes.tolist()):
             kept = order[unit, :size].sort().values
             level = Level(seen[kept], means[unit, kept].float())
-            found.append(Patterns(name, float(rest[unit]), (level,), contexts.vocabulary))
+            found.append(Patterns(self.name, float(rest[unit]), (level,), contexts.vocabulary))
         return found
 
 

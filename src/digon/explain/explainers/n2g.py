@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import rng
-from ..exemplars import Contexts
 from .automaton import ANY, START, Automaton, Path
 from .base import smallest
+from .rung import Rung
 from .scene import Scene
 from .shared import Shared
 
@@ -42,7 +42,7 @@ Probe = Callable[[Sequence[Sequence[int]]], Float[Tensor, " texts"]]
 
 
 @dataclass(frozen=True)
-class CopiedAutomaton:
+class CopiedAutomaton(Rung[Automaton]):
     """Fits automata as published (N2G)."""
 
     probe: Probe | None = None
@@ -50,29 +50,14 @@ class CopiedAutomaton:
     pad: int = 0
     """Token that replaces others, for the probe."""
     seed: int = 0
-    name: str = "N2G"
 
-    def fit(
-        self, contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> Automaton:
-        """The automaton of one unit; `select` is not looked at."""
-        return self.fit_many(contexts, values[:, None], fit, select)[0]
-
-    def fit_many(
-        self,
-        contexts: Contexts,
-        values: Float[Tensor, "n units"],
-        fit: Bool[Tensor, " n"],
-        select: Bool[Tensor, " n"],
-    ) -> list[Automaton]:
-        """The same for many units of a site.
-
-        Raises: NonFiniteError if a unit is not finite.
-        """
-        return self.fit_shared(Shared(contexts, fit, select), values)
+    @property
+    def name(self) -> str:
+        """Name of the explainer."""
+        return "N2G"
 
     def fit_shared(self, shared: Shared, values: Float[Tensor, "n units"]) -> list[Automaton]:
-        """The same with the tables at hand."""
+        """Automata copied from fit rows; the select rows are not looked at."""
         assert self.probe is None or values.shape[1] == 1, "a probe is for one unit"
         names = np.unique(shared.contexts.text[0].tokens.numpy())
         found = []

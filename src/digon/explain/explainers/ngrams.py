@@ -11,14 +11,16 @@ Sources: back-off shrinkage after Jelinek & Mercer 1980; n-gram graphs after Foo
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from ..exemplars import ORDERS, Contexts
+from ..exemplars import ORDERS
 from .base import SHRINK, VALUE_BITS, finite_mean, integer_bits, pattern_bits
 from .patterns import Level, Patterns
+from .rung import Rung
 from .shared import Shared
 from .trie import Trie
 
@@ -26,37 +28,23 @@ ROUNDS = 8
 """Rounds of pruning; a handful suffices on networks and worlds alike."""
 
 
-class NGrams:
-    """Fits patterns of up to three tokens."""
+@dataclass(frozen=True)
+class NGrams(Rung[Patterns]):
+    """Fits patterns of up to `order` tokens."""
 
-    name = "n-grams"
+    order: int = ORDERS
 
-    @staticmethod
-    def fit(
-        contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> Patterns:
-        """Patterns on the fit rows, each kept if it pays for its bits; `select` is not looked at."""
-        return NGrams.fit_many(contexts, values[:, None], fit, select)[0]
+    @property
+    def name(self) -> str:
+        """Name of the explainer."""
+        return "n-grams" if self.order == ORDERS else f"{self.order}-grams"
 
-    @staticmethod
-    def fit_many(
-        contexts: Contexts,
-        values: Float[Tensor, "n units"],
-        fit: Bool[Tensor, " n"],
-        select: Bool[Tensor, " n"],
-        order: int = ORDERS,
-    ) -> list[Patterns]:
-        """The same for many units at once; patterns of up to `order` tokens."""
-        return NGrams.fit_shared(Shared(contexts, fit, select), values, order)
+    def fit_shared(self, shared: Shared, values: Float[Tensor, "n units"]) -> list[Patterns]:
+        """Patterns on the fit rows, each kept if it pays for its bits; the select rows are not looked at."""
+        trie, known = shared.trie.up_to(self.order), values[shared.fit].T.contiguous()
+        return [self.prune(trie, column) for column in known]
 
-    @staticmethod
-    def fit_shared(shared: Shared, values: Float[Tensor, "n units"], order: int = ORDERS) -> list[Patterns]:
-        """The same with the tables at hand."""
-        trie, known = shared.trie.up_to(order), values[shared.fit].T.contiguous()
-        return [NGrams.prune(trie, column) for column in known]
-
-    @staticmethod
-    def prune(trie: Trie, values: Float[Tensor, " n"]) -> Patterns:
+    def prune(self, trie: Trie, values: Float[Tensor, " n"]) -> Patterns:
         """The same for one unit on the rows of a trie."""
         truth = values.double()
         mean = float(finite_mean(truth[:, None]))
@@ -82,8 +70,7 @@ class NGrams:
         shrunk = trie.values(sums, best, SHRINK)
         tables = zip(trie.keys[1:], best[1:], shrunk[1:], strict=True)
         levels = tuple(Level(keys[b], (value[b] + mean).float()) for keys, b, value in tables)
-        name = NGrams.name if len(levels) == ORDERS else f"{len(levels)}-grams"
-        return Patterns(name, float(shrunk[0]) + mean, levels, trie.vocabulary)
+        return Patterns(self.name, float(shrunk[0]) + mean, levels, trie.vocabulary)
 
 
 def _paying(

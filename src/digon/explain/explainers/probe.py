@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from ..exemplars import Contexts
 from .base import SHRINK, VALUE_BITS, integer_bits
 from .concepts import BEYOND, HERE, Concept
 from .patterns import SHOWN
+from .rung import Rung
 from .scene import Scene
 from .shared import Shared
 
@@ -82,36 +83,21 @@ class Additive:
         return f"{self.rest:.3g}; {shown}{more}"
 
 
-class LinearProbe:
+class LinearProbe(Rung[Additive]):
     """Fits sparse sums of concepts."""
 
-    name = "linear probe"
+    @property
+    def name(self) -> str:
+        """Name of the explainer."""
+        return "linear probe"
 
-    @staticmethod
-    def fit(
-        contexts: Contexts, values: Float[Tensor, " n"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> Additive:
+    def fit_shared(self, shared: Shared, values: Float[Tensor, "n units"]) -> list[Additive]:
         """Concepts that pay on the fit rows and are not refuted by the select rows."""
-        return LinearProbe.fit_many(contexts, values[:, None], fit, select)[0]
-
-    @staticmethod
-    def fit_many(
-        contexts: Contexts, values: Float[Tensor, "n units"], fit: Bool[Tensor, " n"], select: Bool[Tensor, " n"]
-    ) -> list[Additive]:
-        """The same for many units of a site, which share the concepts.
-
-        Raises: NonFiniteError if a unit is not finite.
-        """
-        return LinearProbe.fit_shared(Shared(contexts, fit, select), values)
-
-    @staticmethod
-    def fit_shared(shared: Shared, values: Float[Tensor, "n units"]) -> list[Additive]:
-        """The same with the tables at hand."""
         scene, found = shared.scene, []
         for a, b in zip(*shared.columns(values), strict=True):
             rest, chosen, weights = _fitted(scene, shared.held, a, b)
             terms = tuple((scene.concept(c), w) for c, w in zip(chosen.tolist(), weights.tolist(), strict=True))
-            found.append(Additive(LinearProbe.name, rest, terms, shared.contexts.vocabulary))
+            found.append(Additive(self.name, rest, terms, shared.contexts.vocabulary))
         return found
 
 

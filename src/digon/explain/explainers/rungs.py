@@ -7,7 +7,7 @@ decided on the select rows. A rung fits all units of a site in one call, on what
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...coders.sparse import threads
-from ..exemplars import Contexts
-from . import backoff
+from ..exemplars import ORDERS, Contexts
 from .backoff import BackOff
 from .base import Fitted
 from .formula import FormulaSearch
@@ -27,30 +26,23 @@ from .lookup import Constant, LookUp
 from .n2g import CopiedAutomaton
 from .ngrams import NGrams
 from .probe import LinearProbe
+from .rung import Rung
 from .shared import Shared
 
-Rung = Callable[[Shared, Tensor], Sequence[Fitted]]
-"""An explainer of all units of a site; it looks at the rows of two splits only."""
-
-
-def _by_rows(fit_many: Callable[..., Sequence[Fitted]], **options: int) -> Rung:
-    """A rung that shares no tables with others."""
-    return lambda shared, values: fit_many(shared.contexts, values, shared.fit, shared.select, **options)
-
-
-LADDER: dict[str, Rung] = {
-    "constant": _by_rows(Constant.fit_many),
-    **{f"look-up of {k}": _by_rows(LookUp.fit_many, k=k) for k in (1, 5, 20, 100)},
-    LookUp.name: _by_rows(LookUp.fit_many),
-    **{name: _by_rows(BackOff(order).fit_many) for order, name in enumerate(backoff.NAMES, 1)},
-    NGrams.name: NGrams.fit_shared,
-    LinearProbe.name: LinearProbe.fit_shared,
-    FormulaSearch.name: FormulaSearch.fit_shared,
-    CopiedAutomaton().name: CopiedAutomaton().fit_shared,
-    GrownAutomaton.name: GrownAutomaton.fit_shared,
-}
+RUNGS: tuple[Rung[Fitted], ...] = (
+    Constant(),
+    *(LookUp(k) for k in (1, 5, 20, 100)),
+    LookUp(),
+    *(BackOff(order) for order in range(1, ORDERS + 1)),
+    NGrams(),
+    LinearProbe(),
+    FormulaSearch(),
+    CopiedAutomaton(),
+    GrownAutomaton(),
+)
+LADDER = {rung.name: rung for rung in RUNGS}
 """Every rung by the name of what it makes; the hybrid of `BLENDED` comes after all of them."""
-BLENDED = (LookUp.name, NGrams.name, LinearProbe.name, FormulaSearch.name, GrownAutomaton.name)
+BLENDED = tuple(rung.name for rung in (LookUp(), NGrams(), LinearProbe(), FormulaSearch(), GrownAutomaton()))
 """What a hybrid is made of."""
 TOGETHER = 64
 """Most units that are explained at once: tables of all patterns are held for as many."""
@@ -61,7 +53,7 @@ def fit_all(
     contexts: Contexts,
     fit: Bool[Tensor, " n"],
     select: Bool[Tensor, " n"],
-    ladder: Mapping[str, Rung] = LADDER,
+    ladder: Mapping[str, Rung[Fitted]] = LADDER,
 ) -> list[tuple[Fitted, ...]]:
     """Every rung's explanation of every unit, in the order of the ladder; torch's threads share the units.
 
@@ -71,7 +63,7 @@ def fit_all(
 
 
 def fit_shared(
-    values: Float[Tensor, "n units"], shared: Shared, ladder: Mapping[str, Rung] = LADDER, *, blend: bool = True
+    values: Float[Tensor, "n units"], shared: Shared, ladder: Mapping[str, Rung[Fitted]] = LADDER, *, blend: bool = True
 ) -> list[tuple[Fitted, ...]]:
     """The same on tables that are there already, for units that come in several parts; without `blend` no hybrid."""
     shared.prepare()
@@ -82,10 +74,10 @@ def fit_shared(
 
 
 def _fitted(
-    values: Float[Tensor, "n units"], shared: Shared, ladder: Mapping[str, Rung], blend: bool
+    values: Float[Tensor, "n units"], shared: Shared, ladder: Mapping[str, Rung[Fitted]], blend: bool
 ) -> list[tuple[Fitted, ...]]:
     """All rungs on some of the units."""
-    rungs = {name: rung(shared, values) for name, rung in ladder.items()}
+    rungs = {name: rung.fit_shared(shared, values) for name, rung in ladder.items()}
     blended = [name for name in BLENDED if name in rungs]
     if blend and len(blended) > 1:
         parts = [{name: rungs[name][unit] for name in blended} for unit in range(values.shape[1])]

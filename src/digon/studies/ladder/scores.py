@@ -74,9 +74,9 @@ def explanations(values: Float[Tensor, "n units"], contexts: Contexts, excerpts:
     """Look-up, n-grams and a short look-up of every unit, from the documents that explanations may learn from."""
     shared = Shared(contexts, excerpts.row_split("fit"), excerpts.row_split("select"))
     return {
-        "lookup": LookUp.fit_many(contexts, values, shared.fit, shared.select),
-        "ngrams": list(NGrams.fit_shared(shared, values)),
-        "short": LookUp.fit_many(contexts, values, shared.fit, shared.select, k=FEW),
+        "lookup": LookUp().fit_shared(shared, values),
+        "ngrams": NGrams().fit_shared(shared, values),
+        "short": LookUp(FEW).fit_shared(shared, values),
     }
 
 
