@@ -19,7 +19,7 @@ from ..coders.base import Totals
 from ..hosts import tinylm, tinylm_train
 from ..hosts.corpus import Corpus
 from ..hosts.load import Host
-from ..measures import stats
+from ..measures import sparsity, stats
 from ..records import Diagnosis, Measurement, UnitCard
 from ..store.runs import Run
 from ..store.shards import ActivationStore
@@ -68,7 +68,7 @@ def median(name: str, values: np.ndarray, seed: int, source: str = "") -> Measur
 def dictionary_measurements(totals: Totals, seed: int) -> list[Measurement]:
     """What an autoencoder does on all harvested rows, by its deployed encoder."""
     method = "all harvested rows, deployed encoder"
-    dense = float((totals.density > 0.1).double().mean())
+    dense = float(sparsity.dense(totals.density).double().mean())
     numbers = {"fvu": totals.fvu, "l0": totals.l0, "dead_share": totals.dead_share, "dense_share": dense}
     return [Measurement(k, v, n=totals.rows, method=method, seed=seed) for k, v in numbers.items()]
 
