@@ -23,6 +23,7 @@ from ..measures import sparsity, stats
 from ..records import Diagnosis, Measurement, UnitCard
 from ..store.runs import Run
 from ..store.shards import ActivationStore
+from .commands import command
 from .settings import AuditConfig
 from .sources import Source
 
@@ -247,7 +248,7 @@ def _facts(
         "sites": sites,
         "versions": {"digon": __version__, "python": platform.python_version(), "machine": platform.machine()}
         | {name: _version(name) for name in packages},
-        "commands": [_command(config, run.path), f"digon page {run.path}"],
+        "commands": [command("audit", config, out=run.path), f"digon page {run.path}"],
         "seconds": {name: stage["seconds"] for name, stage in run.stages().items()},
     }
 
@@ -257,9 +258,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _command(config: AuditConfig, out: Path) -> str:
-    data = f" --data {config.data}" if config.data else ""
-    rest = f" --site '{config.sites}' --tokens {config.tokens} --cards {config.cards} --seed {config.seed}"
-    return f"digon audit {config.model}{data}{rest} --out {out}"
