@@ -202,10 +202,9 @@ def sampled(
 ) -> dict[int, records.Measurement]:
     """`weighted` of the units that are simulated on chosen excerpts of the test split and nowhere else in it, by number."""
     test = excerpts.in_split("test").nonzero()[:, 0]
-    rows = excerpts.rows(test)
-    if not len(test) or _finite(simulated[rows]):
+    if not len(test) or _finite(simulated):
         return {}
-    known = simulated[rows].isfinite().double()
+    known = simulated[excerpts.rows(test)].isfinite().double()
     known = torch.segment_reduce(known, "sum", lengths=excerpts.lengths[test], axis=0) > 0
     many, found = chosen.many(), {}
     for unit in range(real.shape[1]):
