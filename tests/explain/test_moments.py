@@ -56,7 +56,7 @@ def test_permutations_agree_with_moving_the_values_about(excerpts):
     chosen = sets.scoring_sets(excerpts, excerpts.maxima(real))
     view = batches.View(real, excerpts, (chosen.top, chosen.beside))
     null = moments.permuted(view.paired(simulated, cross=True), view.present, rng.stream(0, "p"))
-    a, m = view.real[0].numpy(), view.take(simulated, 0)[0].numpy()
+    a, m = view.real[0].numpy(), view.take(simulated)[0].numpy()
     order = torch.rand(200, len(a), generator=rng.stream(0, "p"), dtype=torch.float64).argsort(1)
     naive = [np.corrcoef(a.ravel(), m[o].ravel())[0, 1] for o in order.numpy()]
     assert null[:, 0].tolist() == pytest.approx(naive, abs=1e-6)
@@ -225,3 +225,21 @@ def test_correlations_of_columns_do_not_depend_on_their_scales(scale):
     assert found.tolist() == pytest.approx(expected, abs=1e-9)
     assert moments.correlations(a, torch.full_like(b, scale)).isnan().all()
     assert moments.correlations(a[:0], b[:0]).isnan().all()
+
+
+def test_the_other_side_of_a_unit_is_no_baseline_for_it(excerpts):
+    real, simulated = pair(2)
+    both, guess = (torch.stack([x[:, 0], -x[:, 0], x[:, 1]], 1) for x in (real, simulated))
+    apart = batches.score_units(both, {"a": guess}, excerpts, owners=[0, 0, 1])["a"].records
+    mixed = batches.score_units(both, {"a": guess}, excerpts)["a"].records
+    chosen = sets.scoring_sets(excerpts, excerpts.maxima(both))
+    for unit, other in ((0, 2), (1, 2)):
+        mine = chosen.of(unit)
+        rows = excerpts.rows(torch.cat([mine.top, mine.beside]))
+        alone = np.corrcoef(both[rows, unit].numpy(), guess[rows, other].numpy())[0, 1]
+        assert apart[unit].baseline.value == pytest.approx(alone, abs=1e-6)
+        assert mixed[unit].baseline.value < apart[unit].baseline.value - 0.1
+        assert apart[unit].top_and_random == mixed[unit].top_and_random
+    assert apart[2] == mixed[2]
+    sides = batches.score_units(both[:, :2], {"a": guess[:, :2]}, excerpts, owners=[5, 5])["a"].records
+    assert all(record.baseline.method == batches.NOTHING for record in sides)

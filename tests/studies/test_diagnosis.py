@@ -12,6 +12,7 @@ from digon.errors import ConfigError
 from digon.records import Diagnosis
 from digon.store.runs import Run
 from digon.studies import diagnosis
+from digon.studies.commands import command
 from digon.studies.diagnosis import DiagnoseConfig, document, explained, judge, run_diagnosis
 from digon.tensors import Activations
 from digon.worlds import causes
@@ -178,7 +179,7 @@ def test_refused_before_any_work(tmp_path, monkeypatch):
 
 def test_the_command_can_be_typed_again(tmp_path):
     config = DiagnoseConfig("world:lookup?d=8&points=9", ids="own", seed=3)
-    line = diagnosis.command(config, tmp_path / "a b")
+    line = command("diagnose", config, out=tmp_path / "a b")
     assert line == f"digon diagnose 'world:lookup?d=8&points=9' --ids own --seed 3 --out '{tmp_path}/a b'"
 
 

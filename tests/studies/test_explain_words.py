@@ -7,12 +7,15 @@ import torch
 from faulty_server import FaultyServer, Pace, Traits, mean
 
 from digon.cli import main
-from digon.records import UnitCard
+from digon.explain.llm.explainers import Judged
+from digon.records import Measurement, UnitCard
 from digon.store.runs import Run
 from digon.store.shards import HarvestPlan, Rows, ShardWriter
 from digon.studies.explaining import words as words_stage
+from digon.studies.explaining.said import Said
 from digon.studies.explaining.settings import ExplainConfig, Spending, WordsConfig
 from digon.studies.explaining.study import run_explain
+from digon.studies.explaining.texts import Texts
 
 VOCABULARY = 40
 DOCUMENTS, ROWS = 40, 12
@@ -244,3 +247,14 @@ def test_a_model_in_this_process_explains_and_simulates(lawful, tmp_path):
     assert one.provenance.method == "local"
     assert one.score.simulated_share == 1.0
     assert abs(one.score.top_and_random.value) < 0.9  # it has learned nothing
+
+
+def test_the_other_side_of_a_unit_is_no_other_unit():
+    said = [
+        Said(unit, sign, 0.0, f"{unit}", object.__new__(Texts), Judged(f"text {unit} {sign}", Measurement("rho", 1.0)))
+        for unit, sign in ((3, 1), (3, -1), (4, 1), (5, 1))
+    ]
+    assert words_stage._others(said, said[0], 2) == ["text 4 1", "text 5 1"]
+    assert words_stage._others(said, said[1], 5) == ["text 4 1", "text 5 1"]
+    assert words_stage._others(said, said[2], 2) == ["text 5 1", "text 3 1"]
+    assert words_stage._others(said[:2], said[0], 2) == []

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..measures import sparsity
 from ..tensors import Codes, Dictionary
 
 
@@ -105,7 +106,7 @@ class Totals:
     @property
     def dead_share(self) -> float:
         """Share of latents that are active in no row."""
-        return float((self.fires == 0).double().mean()) if self.rows else math.nan
+        return float(sparsity.dead_share(self.density))
 
 
 def evaluate(coder: Coder, batches: Iterable[Float[Tensor, "_ d"]]) -> Totals:
@@ -136,7 +137,7 @@ def _totals(
     for read, wanted in pairs:
         x, y = read.to(atoms), wanted.to(atoms)
         codes = encode(x)
-        fires += _fires(codes)
+        fires += sparsity.fires(codes)
         exact = y.double()
         errors += (exact - write(x, codes)).square_().sum(0)
         n, center = len(y), exact.mean(0)
@@ -144,9 +145,3 @@ def _totals(
         rows += n
         mean += (center - mean) * (n / max(rows, 1))
     return Totals(rows, errors, spreads, fires)
-
-
-def _fires(codes: Codes) -> Int[Tensor, " k"]:
-    if codes.indices is None:
-        return (codes.values != 0).sum(0)
-    return torch.bincount(codes.indices[codes.values != 0].long(), minlength=codes.width)

@@ -1,6 +1,7 @@
 """Scores of many units at once: gather their excerpts on a grid, reduce to sums, resample and permute the sums.
 
-What a unit gets does not depend on which units come with it, but for its baseline: explanations of the units after it.
+What a unit gets does not depend on which units come with it, but for its baseline: explanations of the units after it. Both
+sides of one unit are no baseline for each other: what one of them predicts, the other predicts turned round.
 """
 
 import math
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from .. import records, rng
 from ..measures import stats
+from .draws import compact
 from .exemplars import Excerpts
 from .moments import Paired, permuted, resampled
 from .populations import SOURCE, Estimate, population_of, sampled, undefined
@@ -42,16 +44,25 @@ class View:
         self.rows, self.there = grid(excerpts, chosen)
         self.present, self.widths = chosen >= 0, [part.shape[1] for part in strata]
         self.counts = [(part >= 0).sum(1).tolist() for part in strata]
-        self.real = self.take(real, 0)
+        self.real = self.take(real)
 
-    def take(self, values: Float[Tensor, "n units"], step: int) -> Float[Tensor, "units m t"]:
-        """Values of the units `step` places on, at every unit's own rows."""
-        units = (torch.arange(len(self.rows), device=self.rows.device) + step) % values.shape[1]
-        return values[self.rows, units[:, None, None]]
+    def take(
+        self, values: Float[Tensor, "n columns"], whose: Int[Tensor, " units"] | None = None
+    ) -> Float[Tensor, "units m t"]:
+        """Values of every unit's own column at its own rows, or those of the columns given; NaN for column −1."""
+        columns = torch.arange(len(self.rows), device=self.rows.device) % values.shape[1] if whose is None else whose
+        found = values[self.rows, columns[:, None, None]]
+        return torch.where((columns >= 0)[:, None, None], found, math.nan)
 
-    def paired(self, simulated: Float[Tensor, "n units"], step: int = 0, *, cross: bool = False) -> Paired:
-        """Real values beside simulated ones."""
-        return Paired.of(self.real, self.take(simulated, step), self.there, cross=cross)
+    def paired(
+        self,
+        simulated: Float[Tensor, "n columns"],
+        whose: Int[Tensor, " units"] | None = None,
+        *,
+        cross: bool = False,
+    ) -> Paired:
+        """Real values beside simulated ones: the units' own, or those of other columns."""
+        return Paired.of(self.real, self.take(simulated, whose), self.there, cross=cross)
 
     def draws(self, paired: Paired, seed: int) -> Float[Tensor, "draws units"]:
         """Bootstrap draws of the correlation."""
@@ -82,13 +93,16 @@ def score_units(
     excerpts: Excerpts,
     seed: int = 0,
     first: int = 0,
+    owners: Sequence[int] | None = None,
 ) -> dict[str, Scores]:
-    """Scores of explanations (name → simulated values, NaN where there is none) of units `first`, `first` + 1, ….
+    """Scores of explanations (name → simulated values, NaN where there is none) of columns `first`, `first` + 1, ….
 
+    `owners` says which unit every column belongs to, where one has several: they are no baseline for each other.
     Range: ρ in [−1, 1]; NaN with a flag where a side is constant or nothing can be scored, never 0.
     Raises: RunError if a document is both in the test split and in another.
     """
-    return score_chosen(real, simulated, excerpts, scoring_sets(excerpts, excerpts.maxima(real), seed, first), seed)
+    chosen = scoring_sets(excerpts, excerpts.maxima(real), seed, first)
+    return score_chosen(real, simulated, excerpts, chosen, seed, owners=owners)
 
 
 def score_chosen(
@@ -98,6 +112,7 @@ def score_chosen(
     chosen: ScoringSet,
     seed: int,
     others: Sequence[Float[Tensor, "n units"]] | None = None,
+    owners: Sequence[int] | None = None,
 ) -> dict[str, Scores]:
     """The same on given excerpts; `others` are simulations of other units, if not those of the units that follow.
 
@@ -106,11 +121,13 @@ def score_chosen(
     for part in (chosen.top, chosen.beside, chosen.random):
         assert_unseen(excerpts, part)
     mixed, alone = View(real, excerpts, (chosen.top, chosen.beside)), View(real, excerpts, (chosen.random,))
+    names = torch.arange(real.shape[1]) if owners is None else torch.tensor(list(owners))
+    following = [whose.to(real.device) for whose in after(names, BASELINES)]
     whole, found = population_of(real, simulated, excerpts, seed), {}
     for name, values in simulated.items():
         pair = mixed.paired(values, cross=True)
         if others is None:
-            rest = [mixed.paired(values, step) for step in range(1, min(BASELINES + 1, real.shape[1]))]
+            rest = [mixed.paired(values, whose) for whose in following]
         else:
             rest = [mixed.paired(other) for other in others]
         random = alone.estimate([alone.paired(values)], seed).measurements("rho_random_only", alone.methods())
@@ -121,6 +138,19 @@ def score_chosen(
         ]
         found[name] = _scores(mixed, pair, rest, random, said, seed)
     return found
+
+
+def after(owners: Int[Tensor, " columns"], count: int) -> Int[Tensor, "k columns"]:
+    """The columns after every column that belong to other units, `count` at most; −1 where there are fewer.
+
+    >>> after(torch.tensor([7, 7, 8]), 2)
+    tensor([[ 2,  2,  0],
+            [-1, -1,  1]])
+    """
+    places = torch.arange(len(owners))
+    order = (places[:, None] + places[1:]) % max(len(owners), 1)
+    found = compact(order, owners[order] != owners[:, None])[:, :count].T
+    return found[(found >= 0).any(1)]
 
 
 def _scores(

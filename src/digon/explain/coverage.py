@@ -37,8 +37,6 @@ MOST = 24
 LEAST = 1e-3
 """Gain in explained variance, on the rows that are learned from, below which none is added."""
 DRAWS = 400
-ENDS = torch.tensor([0.025, 0.975])
-"""Quantiles of the draws that bound an interval."""
 SURE = 0.05
 """One-sided level at which a gain may be chance."""
 SOURCE = "Hill 1973"
@@ -115,15 +113,6 @@ def greedy(values: Float[Tensor, " n"], columns: Float[Tensor, "n m"] | None) ->
     return order, table
 
 
-def effective_number(shares: Float[Tensor, "*b k"]) -> Float[Tensor, "*b"]:
-    """1/Σ q²: how many equal shares would be as concentrated.
-
-    >>> float(effective_number(torch.tensor([0.5, 0.25, 0.25]))).__round__(4)
-    2.6667
-    """
-    return 1 / shares.square().sum(-1)
-
-
 def _entropy_number(shares: Float[Tensor, "*b k"]) -> Float[Tensor, "*b"]:
     """exp of the entropy: weighs small shares more than 1/Σ q² does."""
     return torch.special.entr(shares).sum(-1).exp()
@@ -177,13 +166,12 @@ def _curve(
     effective = _measured("effective_explanations", float(value), spread, n, method)
     plain = method.replace(", noise taken off", "")
     entropy = _measured("entropy_explanations", float(_entropy_number(shares)), _entropy_number(drawn_shares), n, plain)
-    curve, low, high = (tuple(x.tolist()) for x in (found, *drawn.quantile(ENDS.to(drawn), dim=0)))
+    curve, low, high = (tuple(x.tolist()) for x in (found, *stats.percentile_interval(drawn)))
     return records.Coverage(tuple(names), curve, low, high, effective, entropy), shares
 
 
 def _measured(name: str, value: float, draws: Float[Tensor, " b"], n: int, method: str) -> records.Measurement:
-    low, high = draws.nanquantile(ENDS.to(draws)).tolist()
-    return records.Measurement(name, value, low, high, n, "", method, None, SOURCE)
+    return stats.to_measurement(name, value, stats.percentile_interval(draws), n, method=method, source=SOURCE)
 
 
 def _shares(explained: Float[Tensor, "*b k"]) -> Float[Tensor, "*b k"]:

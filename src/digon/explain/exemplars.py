@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .. import records
-from .draws import is_exact, systematic
+from .draws import first_of_documents, is_exact, systematic
 from .splits import NAMES, split_of
 
 LENGTH = 64
@@ -104,15 +104,10 @@ class Excerpts:
 
     def distinct(self, order: Int[Tensor, " candidates"], count: int) -> Int[Tensor, " m"]:
         """The first `count` of these excerpts that come from documents of their own."""
-        seen: set[int] = set()
-        kept: list[int] = []
-        for excerpt, document in zip(order.tolist(), self.documents[order].tolist(), strict=True):
-            if document not in seen:
-                seen.add(document)
-                kept.append(excerpt)
-                if len(kept) == count:
-                    break
-        return order.new_tensor(kept)
+        if not len(order):
+            return order
+        found = first_of_documents(self.documents, order[None], count)[0]
+        return found[found >= 0]
 
 
 @dataclass(frozen=True)
@@ -219,7 +214,7 @@ class Contexts:
         starts = row[new_run][new_run.cumsum(0) - 1]
         return cls(tuple(keys), vocabulary, Stream(tokens, starts, tuple(keys)), row)
 
-    def take(self, rows: Tensor) -> "Contexts":
+    def take(self, rows: Int[Tensor, " m"] | Bool[Tensor, " n"]) -> "Contexts":
         """Some rows, in any order; what came before each of them stays known."""
         kept = None if self.rows is None else self.rows[rows]
         return Contexts(tuple(key[rows] for key in self.keys), self.vocabulary, self.stream, kept)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .. import records, rng
@@ -58,7 +58,9 @@ class Whole:
         self.known = None if _finite(a) else a.isfinite()
         self.real = self.relative(a, self.known)
 
-    def relative(self, values: Float[Tensor, "m units"], known: Tensor | None) -> Float[Tensor, "m units"]:
+    def relative(
+        self, values: Float[Tensor, "m units"], known: Bool[Tensor, "m units"] | None
+    ) -> Float[Tensor, "m units"]:
         """Values relative to mean and deviation over the test split; constant and unknown ones 0."""
         if known is None:
             mean, inverse = affine(values[: self.test].T)
@@ -200,10 +202,9 @@ def sampled(
 ) -> dict[int, records.Measurement]:
     """`weighted` of the units that are simulated on chosen excerpts of the test split and nowhere else in it, by number."""
     test = excerpts.in_split("test").nonzero()[:, 0]
-    rows = excerpts.rows(test)
-    if not len(test) or _finite(simulated[rows]):
+    if not len(test) or _finite(simulated):
         return {}
-    known = simulated[rows].isfinite().double()
+    known = simulated[excerpts.rows(test)].isfinite().double()
     known = torch.segment_reduce(known, "sum", lengths=excerpts.lengths[test], axis=0) > 0
     many, found = chosen.many(), {}
     for unit in range(real.shape[1]):

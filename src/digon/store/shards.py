@@ -127,11 +127,6 @@ class ShardWriter:
         """True once `finish` was called."""
         return self._manifest.done
 
-    @property
-    def n_documents(self) -> int:
-        """Documents seen so far: the number that the next new document gets."""
-        return sum(len(shard.documents) for shard in self._manifest.shards)
-
     def append(self, rows: "Rows", document_ids: list[str], cursor: int) -> None:
         """Commit one shard; `cursor` is the first batch that comes after it, `document_ids` are those it adds.
 

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import math
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -31,6 +30,7 @@ from ..store.runs import Run
 from ..store.shards import ActivationStore
 from ..tensors import Activations
 from . import annotations, report
+from .commands import command
 from .settings import DiagnoseConfig
 from .sources import Neurons
 from .targets import Target, Wanted, read_target
@@ -232,19 +232,9 @@ def _facts(config: DiagnoseConfig, target: Target, run: Run) -> dict[str, Any]:
         | {f"{name} known": "yes" if given else "no" for name, given in known.items()},
         "settings": configs.to_dict(config),
         "versions": {"digon": __version__, "python": platform.python_version(), "torch": torch.__version__},
-        "commands": [command(config, run.path), f"digon page {run.path}"],
+        "commands": [command("diagnose", config, out=run.path), f"digon page {run.path}"],
         "seconds": {name: stage["seconds"] for name, stage in run.stages().items()},
     }
-
-
-def command(config: DiagnoseConfig, out: Path) -> str:
-    """The command line of these settings."""
-    words = ["digon", "diagnose", config.target]
-    for field in dataclasses.fields(config)[1:]:
-        value = getattr(config, field.name)
-        if value != field.default:
-            words += [f"--{field.name}"] + [str(value)] * (value is not True)
-    return shlex.join([*words, "--out", str(out)])
 
 
 def _short(target: str) -> str:

@@ -19,10 +19,11 @@ from ..coders.base import Totals
 from ..hosts import tinylm, tinylm_train
 from ..hosts.corpus import Corpus
 from ..hosts.load import Host
-from ..measures import stats
+from ..measures import sparsity, stats
 from ..records import Diagnosis, Measurement, UnitCard
 from ..store.runs import Run
 from ..store.shards import ActivationStore
+from .commands import command
 from .settings import AuditConfig
 from .sources import Source
 
@@ -68,7 +69,7 @@ def median(name: str, values: np.ndarray, seed: int, source: str = "") -> Measur
 def dictionary_measurements(totals: Totals, seed: int) -> list[Measurement]:
     """What an autoencoder does on all harvested rows, by its deployed encoder."""
     method = "all harvested rows, deployed encoder"
-    dense = float((totals.density > 0.1).double().mean())
+    dense = float(sparsity.dense(totals.density).double().mean())
     numbers = {"fvu": totals.fvu, "l0": totals.l0, "dead_share": totals.dead_share, "dense_share": dense}
     return [Measurement(k, v, n=totals.rows, method=method, seed=seed) for k, v in numbers.items()]
 
@@ -247,7 +248,7 @@ def _facts(
         "sites": sites,
         "versions": {"digon": __version__, "python": platform.python_version(), "machine": platform.machine()}
         | {name: _version(name) for name in packages},
-        "commands": [_command(config, run.path), f"digon page {run.path}"],
+        "commands": [command("audit", config, out=run.path), f"digon page {run.path}"],
         "seconds": {name: stage["seconds"] for name, stage in run.stages().items()},
     }
 
@@ -257,9 +258,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _command(config: AuditConfig, out: Path) -> str:
-    data = f" --data {config.data}" if config.data else ""
-    rest = f" --site '{config.sites}' --tokens {config.tokens} --cards {config.cards} --seed {config.seed}"
-    return f"digon audit {config.model}{data}{rest} --out {out}"

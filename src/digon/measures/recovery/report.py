@@ -88,21 +88,23 @@ def report(recovery: Recovery, density: Float[Tensor, " g"] | None = None) -> Re
     return Report(recovery.rows, features, failures, scores)
 
 
-def over_seeds(runs: Sequence[dict[str, float]], level: float = 0.95) -> dict[str, Measurement]:
+def over_seeds(runs: Sequence[dict[str, float]], level: float = 0.95, *, of: str = "seeds") -> dict[str, Measurement]:
     """Mean of every score over independent runs, with Student's interval; a score that is NaN in some run has none.
+
+    `of` is what the runs are called.
 
     Raises: ConfigError for fewer than three runs.
     """
     n = len(runs)
     if n < SEEDS:
-        raise ConfigError(f"scores of {n} seeds", expected=f"at least {SEEDS}: one training says little")
+        raise ConfigError(f"scores of {n} {of}", expected=f"at least {SEEDS}: one training says little")
     found: dict[str, Measurement] = {}
     for name in runs[0]:
         values = torch.tensor([run[name] for run in runs], dtype=torch.float64)
         reach = stats.student(n, level) * float(values.std()) / math.sqrt(n)
         mean = float(values.mean())
         found[name] = Measurement(
-            name, mean, mean - reach, mean + reach, n, method=f"mean over {n} seeds, Student's {level:.0%} interval"
+            name, mean, mean - reach, mean + reach, n, method=f"mean over {n} {of}, Student's {level:.0%} interval"
         )
     return found
 

@@ -2,9 +2,8 @@
 
 import math
 import platform
-import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from ...records import Explanation, Measurement, Score, UnitCard
 from ...store import weights
 from ...store.runs import Run
 from .. import report
+from ..commands import command
 from ..explaining.desk import Found as Explained
-from ..settings import DirectionsConfig
 from ..sources import Directions
 from . import baselines
 from .place import Judged, Place
@@ -329,17 +328,6 @@ def _facts(run: Run, place: Place, site: str) -> dict[str, Any]:
         "sites": [site],
         "settings": configs.to_dict(place.config),
         "versions": {"digon": __version__, "python": platform.python_version(), "torch": torch.__version__},
-        "commands": [command(place.config, str(run.path)), f"digon page {run.path}"],
+        "commands": [command("directions", place.config, out=run.path), f"digon page {run.path}"],
         "seconds": {name: stage["seconds"] for name, stage in run.stages().items()},
     }
-
-
-def command(config: DirectionsConfig, out: str) -> str:
-    """The command line of these settings."""
-    words = ["digon", "directions", config.target, "--site", config.site]
-    for entry in fields(config)[2:]:
-        value = getattr(config, entry.name)
-        if value != entry.default:
-            listed = list(value) if isinstance(value, tuple) else [str(value)]
-            words += ["--" + entry.name.replace("_", "-"), *listed]
-    return shlex.join([*words, "--out", out])

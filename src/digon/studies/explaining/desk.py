@@ -127,11 +127,18 @@ class Desk:
         return ""
 
     def explain(
-        self, values: Float[Tensor, "n units"], rungs: Sequence[str] = (), *, coverage: bool = False, first: int = 0
+        self,
+        values: Float[Tensor, "n units"],
+        rungs: Sequence[str] = (),
+        *,
+        coverage: bool = False,
+        first: int = 0,
+        owners: Sequence[int] | None = None,
     ) -> list[Found]:
         """Explanations of many units with their scores; each one's baseline are the explanations of the units after it.
 
-        `rungs` names the explainers, none: all. `first` numbers the units: it decides on which excerpts they are scored.
+        `rungs` names the explainers, none: all. `first` numbers the columns: it decides on which excerpts they are scored.
+        `owners` says whose column it is, where a unit has two: they are no baseline for each other.
         A unit that is not finite, or any of a text without documents to fit, gets no explanations; the others do.
         Raises: ConfigError for an unknown explainer.
         """
@@ -140,11 +147,16 @@ class Desk:
         nothing = Found((), {}, {})
         if not len(good):
             return [nothing] * values.shape[1]
-        found = iter(self._explained(values[:, good], rungs, coverage, first))
+        whose = [owners[i] for i in good.tolist()] if owners is not None else None
+        found = iter(self._explained(values[:, good], rungs, coverage, (first, whose)))
         return [next(found) if ok else nothing for ok in can.tolist()]
 
     def _explained(
-        self, values: Float[Tensor, "n units"], rungs: Sequence[str], coverage: bool, first: int
+        self,
+        values: Float[Tensor, "n units"],
+        rungs: Sequence[str],
+        coverage: bool,
+        numbers: tuple[int, Sequence[int] | None],
     ) -> list[Found]:
         # parts are blended by how they do on the select split
         blend = (not rungs or HYBRID in rungs) and bool(self.shared.select.any())
@@ -153,7 +165,7 @@ class Desk:
         simulated = {
             name: torch.stack([ones[name].simulate(self.contexts) for ones in fitted], 1) for name in fitted[0]
         }
-        scores = scorers.score_units(values, simulated, self.excerpts, self.seed, first)
+        scores = scorers.score_units(values, simulated, self.excerpts, self.seed, *numbers)
         rows = self.shared.select
         select = {name: correlations(values[rows], column[rows]).tolist() for name, column in simulated.items()}
         done = []

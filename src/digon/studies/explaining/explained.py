@@ -57,7 +57,8 @@ def explain(work: Work, chunk: Chunk) -> None:
     near = neighbors(source, store, chunk.units, work.target.name)
     places, signs = (side.tolist() for side in expanded(sides(values)))
     real = torch.stack([side_of(values[:, place], sign) for place, sign in zip(places, signs, strict=True)], 1)
-    found = work.desk.explain(real, config.rungs, coverage=config.coverage, first=chunk.number * CHUNK)
+    first = chunk.number * CHUNK
+    found = work.desk.explain(real, config.rungs, coverage=config.coverage, first=first, owners=places)
     cards, chosen, network = [], {}, work.network
     for column, (place, sign) in enumerate(zip(places, signs, strict=True)):
         unit = chunk.units[place]

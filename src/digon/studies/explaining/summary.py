@@ -8,9 +8,7 @@ explanation has, as they never vary there, are left out and counted.
 
 import math
 import platform
-import shlex
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -20,10 +18,10 @@ from ...measures import stats
 from ...records import Explanation, Measurement, Series, UnitCard
 from ...store.runs import Run
 from .. import report
+from ..commands import command
 from .bill import Heard
 from .desk import key_of
 from .desk import told as told_first
-from .settings import ExplainConfig, ExplainRun, WordsConfig
 from .work import Chunk, Work
 
 Chosen = dict[str, dict[str, float | None]]
@@ -237,21 +235,7 @@ def _facts(work: Work, sites: Sequence[str], heard: Heard | None) -> dict[str, A
         "sites": list(sites),
         "explainers without a language model": list(config.rungs) or "all",
         "versions": {"digon": __version__, "python": platform.python_version()},
-        "commands": [command(work.settings, str(work.run.path)), f"digon page {work.run.path}"],
+        "commands": [command("explain", config, work.settings.words, out=work.run.path), f"digon page {work.run.path}"],
         "seconds": {name: stage["seconds"] for name, stage in work.run.stages().items()},
     }
     return facts | ({"language model": heard.facts} if heard else {})
-
-
-def command(settings: ExplainRun, out: str) -> str:
-    """The command that makes the run again; where a key comes from is not part of it."""
-    words = ["digon", "explain", settings.explain.target]
-    for part, default in ((settings.explain, ExplainConfig(settings.explain.target)), (settings.words, WordsConfig())):
-        for entry in fields(part):
-            now = getattr(part, entry.name)
-            if entry.name == "target" or now == getattr(default, entry.name):
-                continue
-            flag = "--" + entry.name.replace("_", "-")
-            listed = [str(v) for v in now] if isinstance(now, tuple) else [] if now is True else [str(now)]
-            words += [flag, *listed]
-    return shlex.join([*words, "--out", out])

@@ -108,10 +108,10 @@ async def _asked(work: Work, source: Source, said: list[Said], voices: Voices) -
 
 
 def _others(said: Sequence[Said], one: Said, count: int) -> list[str]:
-    """Descriptions of the units after this one."""
+    """Descriptions of the units after this one; the other side of the same unit is none of them."""
     place = next(i for i, other in enumerate(said) if other is one)
     following = [*said[place + 1 :], *said[:place]]
-    texts = [other.judged.text for other in following if other.judged is not None]
+    texts = [other.judged.text for other in following if other.judged is not None and other.unit != one.unit]
     return [text for text in dict.fromkeys(texts) if one.judged is None or text != one.judged.text][:count]
 
 

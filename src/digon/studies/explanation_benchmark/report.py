@@ -77,7 +77,7 @@ def mean(name: str, values: Sequence[float]) -> Measurement:
     """Mean with Student's interval over units; NaN left out."""
     known = [v for v in values if math.isfinite(v)]
     if len(known) > 2:
-        return over_seeds([{name: v} for v in known])[name]
+        return over_seeds([{name: v} for v in known], of="units")[name]
     return Measurement(name, sum(known) / len(known) if known else math.nan, n=len(known), method="mean over units")
 
 

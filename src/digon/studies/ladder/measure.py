@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ... import rng
@@ -136,7 +137,9 @@ def _layer(store: ActivationStore, site: str, host: Host, look: Look) -> Record:
     }
 
 
-def _alike(values: Tensor, order: Tensor, some: Tensor, look: Look) -> Tensor:
+def _alike(
+    values: Float[Tensor, "n d"], order: Int[Tensor, " d"], some: Float[Tensor, "n units"], look: Look
+) -> Float[Tensor, " units"]:
     """How much more alike the contexts that fire a unit are than chance: MS less its null.
 
     Contexts are told apart by the standardized activations of equally many units of every layer.

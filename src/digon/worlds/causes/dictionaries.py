@@ -7,6 +7,7 @@ from torch import Tensor
 from ...errors import ConfigError
 from ...measures.basis import haar
 from ...measures.polytopes import Shape, antiprism, polygon, simplex
+from ..loops import minimize
 
 SHAPES: dict[str, Shape] = {
     "digon": simplex(2),
@@ -40,15 +41,14 @@ def random(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
 
 def optimal(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
     """Nearly as far apart as possible: descent on Σ cos⁸ between lines, from random directions."""
-    w = random(n, d, generator).requires_grad_()
-    adam = torch.optim.Adam([w], lr=0.02)
-    for _ in range(DESCENT_STEPS):
+    w = random(n, d, generator)
+
+    def loss(_: int) -> Tensor:
         unit = torch.nn.functional.normalize(w, dim=1)
-        loss = (unit @ unit.T - torch.eye(n)).pow(8).sum().log()
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-    return torch.nn.functional.normalize(w.detach(), dim=1)
+        return (unit @ unit.T - torch.eye(n)).pow(8).sum().log()
+
+    minimize([w], loss, steps=DESCENT_STEPS, peak=0.02, schedule="constant")
+    return torch.nn.functional.normalize(w, dim=1)
 
 
 def tegum(shape: Shape, d: int, generator: torch.Generator) -> Float[Tensor, "k d"]:

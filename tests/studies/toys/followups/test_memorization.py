@@ -10,7 +10,7 @@ from digon.measures.geometry import feature_dimensionality
 from digon.studies.toys.base import StudyConfig
 from digon.studies.toys.followups import memorization, memorization_examples
 from digon.studies.toys.followups.memorization_kernel import gradient, train
-from digon.studies.toys.loops import rate
+from digon.worlds.loops import rate
 
 
 @pytest.mark.parametrize(("corners", "square"), [(4, 1.0), (5, 1.447), (10, 5.24), (30, 45.8)])

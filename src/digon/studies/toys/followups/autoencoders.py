@@ -37,9 +37,9 @@ from ....measures.geometry import represented
 from ....records import Figure, Measurement, Panel
 from ....worlds.features import features
 from ....worlds.fit import FitConfig, fit
+from ....worlds.loops import minimize
 from ....worlds.toys import Toy
 from ..base import Outcome, Say, StudyConfig, measured
-from ..loops import minimize
 from ..sketch import across, grid, line, points, series, still
 
 SOURCE = "Sharkey, Braun and Millidge 2022, Taking features out of superposition with sparse autoencoders"

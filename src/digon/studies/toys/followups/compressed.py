@@ -32,8 +32,8 @@ from torch import Tensor
 from .... import rng
 from ....errors import ConfigError
 from ....records import Figure, Panel
+from ....worlds.loops import minimize
 from ..base import Outcome, Say, StudyConfig, measured
-from ..loops import minimize
 from ..sketch import across, grid, line, points, still
 
 SOURCE = "Bhagat et al. 2025, Compressed Computation is (probably) not Computation in Superposition"

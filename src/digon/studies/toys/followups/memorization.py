@@ -21,8 +21,8 @@ from torch import Tensor
 
 from .... import rng
 from ....records import Figure, Frame, Panel
+from ....worlds.loops import rate
 from ..base import Outcome, Say, StudyConfig, measured
-from ..loops import rate
 from ..sketch import across, line, points, series, still
 from .memorization_examples import Examples, M, dimensionality, draw, draw_disjoint, loss, memorizer, radius
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from .... import rng
 from ....records import Figure, Panel, Series
+from ....worlds.loops import minimize
 from ..base import Outcome, Say, StudyConfig, measured
-from ..loops import minimize
 from ..sketch import across, series, still
 from ..threads import one_thread
 

@@ -8,17 +8,15 @@ Source: geometry of uniform superposition in Elhage et al. 2022, "Toy Models of 
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ....measures.polytopes import polygon, simplex
-from ....worlds.descent import minimize
-from ....worlds.features import features
-from ....worlds.population import expected_loss
 from ....worlds.toys import Toy
+from .tegum import settled
 
 TIE = 0.005
 """Relative difference of gains that counts as none."""
@@ -46,17 +44,11 @@ def blocks(densities: tuple[float, ...]) -> dict[float, tuple[Block, ...]]:
     many vertices, which is nearly the same as no superposition, by a few tenths of a percent.
     """
     p = torch.tensor(densities, dtype=torch.float64)
-    variance, found = p / 3 - p.square() / 4, dict[float, list[Block]]()
+    found = dict[float, list[Block]]()
     for name in POLYTOPES:
         start = torch.tensor([1.0, 0.0, 0.56] if name == "square antiprism" else [1.0, 0.0], dtype=torch.float64)
-        k, d = shape(name, start[None]).shape[1:]
-
-        def objective(x: Tensor, which: Tensor, name: str = name, k: int = k) -> Tensor:
-            law = features(k, p[which, None].expand(-1, k))
-            return expected_loss(shape(name, x), x[:, 1:2].expand(-1, k), law, nodes=NODES)
-
-        best, loss = minimize(objective, start.repeat(len(p), 1), iterations=60, tolerance=1e-10)
-        for density, x, gain in zip(densities, best, ((k * variance - loss) / d).tolist(), strict=True):
+        best, gains = settled(partial(shape, name), start, p, NODES)
+        for density, x, gain in zip(densities, best, gains.tolist(), strict=True):
             found.setdefault(density, []).append(Block(name, shape(name, x[None])[0], float(x[1]), gain))
     return {density: _ranked(rows) for density, rows in found.items()}
 

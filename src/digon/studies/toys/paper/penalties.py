@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .... import rng
 from ....measures.geometry import interference, norms
-from ..loops import minimize
+from ....worlds.loops import minimize
 from ..threads import one_thread
 
 SHARING = 0.2

@@ -28,10 +28,10 @@ from ....measures.geometry import represented
 from ....records import Figure, Frame, Measurement, Panel
 from ....worlds.features import Features, features
 from ....worlds.fit import FitConfig, fit
+from ....worlds.loops import minimize
 from ....worlds.toys import Activation, Toy
 from .. import sketch
 from ..base import Outcome, Say, StudyConfig, measured
-from ..loops import minimize
 from ..quadrature import pattern_loss, polish
 from .privileged_codes import M, N, codes
 from .stacks import stack

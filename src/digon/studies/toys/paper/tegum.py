@@ -57,17 +57,27 @@ def gain_of(name: str, density: Float[Tensor, " p"]) -> Gain:
     return Gain(*(torch.stack([getattr(o, f) for o in options])[best, rows] for f in Gain.__dataclass_fields__))
 
 
-def _gain(vertices: Float[Tensor, "k d"], dimensions: int, density: Float[Tensor, " p"]) -> Gain:
-    k = len(vertices)
+def settled(
+    shape: Callable[[Tensor], Tensor], start: Float[Tensor, " q"], density: Float[Tensor, " p"], nodes: int
+) -> tuple[Float[Tensor, "p q"], Float[Tensor, " p"]]:
+    """Size, bias and what else makes up a polytope, at the least expected loss; and what it saves per dimension.
+
+    `shape` takes those numbers [p q] to vertices [p k d]; the first is the size, the second the bias.
+    """
+    k, d = shape(start[None]).shape[1:]
 
     def objective(x: Tensor, which: Tensor) -> Tensor:
         law = features(k, density[which, None].expand(-1, k))
-        return expected_loss(x[:, :1, None] * vertices, x[:, 1:].expand(-1, k), law, nodes=128)
+        return expected_loss(shape(x), x[:, 1:2].expand(-1, k), law, nodes=nodes)
 
-    start = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(len(density), 2)
-    x, loss = minimize(objective, start, iterations=60, tolerance=1e-10)
-    saved = (k * variance(density) - loss) / (dimensions * variance(density))
-    return Gain(saved, x[:, 0].abs(), dimensions / (k * x[:, 0].square()))
+    x, loss = minimize(objective, start.repeat(len(density), 1), iterations=60, tolerance=1e-10)
+    return x, (k * variance(density) - loss) / d
+
+
+def _gain(vertices: Float[Tensor, "k d"], dimensions: int, density: Float[Tensor, " p"]) -> Gain:
+    start = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    x, saved = settled(lambda x: x[:, :1, None] * vertices, start, density, 128)
+    return Gain(saved / variance(density), x[:, 0].abs(), dimensions / (len(vertices) * x[:, 0].square()))
 
 
 def gains(density: Float[Tensor, " p"]) -> dict[str, Gain]:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ....errors import NonFiniteError
+from ... import loops
 
 
 def minimize(
@@ -20,20 +21,9 @@ def minimize(
 ) -> float:
     """Train `parameters` in place and say what the loss was at the end.
 
-    Raises: NonFiniteError if it is not finite.
+    Raises: NonFiniteError if it is not finite, or was not on the way.
     """
-    for p in parameters:
-        p.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=weight_decay)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = peak * (1 + math.cos(math.pi * step / steps)) / 2
-        now = loss()
-        optimizer.zero_grad()
-        now.backward()
-        optimizer.step()
-    for p in parameters:
-        p.requires_grad_(False)
+    loops.minimize(parameters, lambda _: loss(), steps=steps, peak=peak, weight_decay=weight_decay)
     last = float(loss())
     if not math.isfinite(last):
         raise NonFiniteError(f"the loss became {last}", hint="another seed, or fewer units")

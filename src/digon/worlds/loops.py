@@ -1,4 +1,4 @@
-"""Adam on any loss: for studies whose networks `worlds/fit` does not know (projections, mixed labels, fixed data sets).
+"""Adam on any loss: for networks that `worlds/fit` does not know (projections, mixed labels, fixed data sets, causes).
 
 Parameters carry a leading axis of instances; the loss is one number per instance, so that instances never mix.
 """
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...errors import NonFiniteError
+from ..errors import NonFiniteError
 
 CHECK = 200
 """Steps between two looks at whether the loss is finite."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from digon.errors import NonFiniteError
-from digon.studies.toys.loops import minimize, rate
+from digon.worlds.loops import minimize, rate
 
 
 def test_schedule():
