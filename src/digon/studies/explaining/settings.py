@@ -32,7 +32,8 @@ class ExplainConfig:
     coverage: bool = True
     """Also take explanations apart into kinds of context, and count how many a unit needs."""
     ablation: bool = False
-    """Also put simulated values into the network and measure what changes."""
+    """Also put simulated values into the network and measure what changes. Not for words, which are simulated on some
+    texts only."""
     host: str | None = None
     """The network that was harvested; none: the one that the run names. Without it tokens are shown as numbers."""
     data: str | None = None
@@ -89,6 +90,11 @@ class WordsConfig:
                 f"best of {self.best_of}, {self.meanings} meanings, {self.others} others",
                 expected="1 description or more, the rest from 0",
             )
+
+    @property
+    def simulates(self) -> bool:
+        """Whether units are simulated from their descriptions."""
+        return "simulation" in self.scorers or self.best_of > 1 or self.revise
 
     @property
     def asked(self) -> bool:

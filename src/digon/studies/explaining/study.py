@@ -30,7 +30,7 @@ from .desk import Desk, columns, key_of, ladder, measurements, neighbors, side_o
 from .network import Network
 from .settings import ExplainConfig, ExplainRun, Spending, WordsConfig
 from .target import Target, read_target, sources, stamp
-from .work import CHUNK, Chunk, Say, Table, Work
+from .work import CHUNK, Chunk, Say, Table, Work, counted
 
 
 def run_explain(
@@ -61,7 +61,7 @@ def run_explain(
     for chunk in chunks:
         with run.stage(f"explain {chunk.name}", work.key) as needed:
             if needed:
-                say(f"explain {len(chunk.units)} units of {chunk.source.site}")
+                say(f"explain {counted(len(chunk.units), 'unit')} of {chunk.source.site}")
                 _explain(work, chunk)
     heard = words.ask(work, chunks, spending) if asked.asked and chunks else None
     summary.write(work, chunks, heard, notes)
