@@ -123,8 +123,19 @@ class Spending:
     """Most calls at once."""
     per_minute: float | None = None
     """Most calls per minute."""
+    timeout: float = 120.0
+    """Seconds that a call may take until its answer is whole, however the bytes trickle; three such losses end it. Models
+    that think for long, or run on a processor, want more."""
     journal: Path | None = None
     """Where calls and answers are kept, so that none is paid twice; none: in the run. Several runs may share one."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError if no call could ever be made, or none ever end."""
+        if self.concurrency < 1 or not self.timeout > 0 or (self.per_minute is not None and not self.per_minute > 0):
+            raise ConfigError(
+                f"{self.concurrency} calls at once, {self.per_minute} per minute, {self.timeout:g} s each",
+                expected="1 or more at once, a rate and a time above 0",
+            )
 
 
 @dataclass(frozen=True)
