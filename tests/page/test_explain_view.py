@@ -95,7 +95,7 @@ def opened(explained_run, visit):
 def test_a_card_shows_everything_and_runs_nothing(opened):
     tab = opened(f"#view=unit&unit=toy/{SITE}%230")
     text = tab.inner_text("main")
-    for said in ("0.80 [0.70, 0.90]", "0.40 [0.30, 0.50]", "0.75 [0.70, 0.80] (null 0.5)", "50 %", "http://127.0.0.1:8000/v1", "11 answers",
+    for said in ("0.80 [0.70, 0.90]", "0.40 [0.30, 0.50]", "detection (chance 0.5)", "0.75 [0.70, 0.80]", "50 %", "http://127.0.0.1:8000/v1", "11 answers",
                  "1.8 [1.5, 2] effective", "70 %", "Automaton of N2G+", "raises", "lowers"):  # fmt: skip
         assert said in text, said
     assert "<script>window.pwned=1</script>" in text

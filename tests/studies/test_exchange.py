@@ -131,7 +131,7 @@ def test_a_cache_of_delphi_becomes_cards(delphi, tmp_path, capsys):
     assert found[0].explanations[0].text == "the third token"
     [score] = found[0].explanations[0].score.choices
     assert (score.name, score.value, score.low, score.high, score.n) == ("detection", 0.75, 0.5, 0.75, 3)
-    assert "mean balanced accuracy of detection is 0.75 over 1 explanation (½ by chance)" in said
+    assert "As delphi scored them: detection reads 0.75 in the mean over 1 unit (chance 0.5)." in said
     assert "numbers: name the network by --host" in said
 
 

@@ -1,6 +1,7 @@
 """`digon explain` with a language model behind a server that lies and fails: what can be written is, nothing is paid twice."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -212,6 +213,36 @@ def test_the_verb_prints_one_document_and_exits_with_1_if_something_failed(lawfu
     assert (tmp_path / "run" / "page.html").is_file()
     assert main(["explain", str(lawful), "--llm", "http://127.0.0.1:9/v1"]) == 2
     assert "--model NAME" in capsys.readouterr().err
+
+
+def test_a_body_that_trickles_ends_at_the_timeout_and_the_same_command_goes_on(lawful, tmp_path, capsys):
+    pace = Pace(0.0, kinds=("slow",), slow=30.0)
+    with FaultyServer(Traits(brain=told), pace) as server:
+        words = [
+            "explain",
+            str(lawful),
+            "--units",
+            "0",
+            "--rungs",
+            "token look-up",
+            "--no-coverage",
+            "--llm",
+            server.url,
+        ]
+        words += ["--model", "m", "--out", str(tmp_path / "run")]
+        pace.share = 1.0
+        start = time.monotonic()
+        assert main([*words, "--timeout", "0.3"]) == 1
+        assert time.monotonic() - start < 10
+        error = capsys.readouterr().out
+        assert "no whole reply within 0.3 s" in " ".join(error.split())
+        assert "--timeout" in " ".join(error.split())
+        pace.slow = 0.02  # it trickles, but ends
+        assert main([*words, "--timeout", "20"]) == 0
+    assert words_of(cards_of(tmp_path / "run")[0]).score.simulated_share == 1.0
+    for wrong in (["--timeout", "0"], ["--concurrency", "0"], ["--per-minute", "0"], ["--timeout", "nan"]):
+        assert main([*words, *wrong]) == 2
+        assert "above 0" in capsys.readouterr().err
 
 
 def test_killed_before_the_cards_are_written_nothing_is_paid_twice(lawful, clean, tmp_path, monkeypatch):

@@ -145,6 +145,8 @@ class Sense:
     """Share in what the unit's explanations explain together. Range: [0, 1]."""
     documents: tuple[str, ...] = ()
     """Documents of the exemplars that belong to it."""
+    named_by: str = ""
+    """The language model that says so, shares included; empty for what was told apart by what the unit does."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -273,11 +273,22 @@ def test_a_slow_body_ends_at_the_timeout(journal):
     with (
         FaultyServer(pace=Pace(share=1.0, kinds=("slow",))) as server,
         client_of(server, journal, limits=limits) as client,
-        pytest.raises(ServerError, match="in time"),
+        pytest.raises(ServerError, match=r"no whole reply within 0\.2 s"),
     ):
         client.wait(client.ask(question("a")))
     assert time.monotonic() - start < 3
     assert journal.totals().doubts == 1  # the server did all the work
+
+
+def test_what_is_late_three_times_is_not_tried_eight_times(journal):
+    pace = Pace()
+    limits = Limits(timeout=0.3, attempts=8, base=0.001)
+    with FaultyServer(pace=pace) as server, client_of(server, journal, limits=limits) as client:
+        client.wait(client.ask(question("a")))  # it does answer
+        pace.share, pace.kinds = 1.0, ("slow",)
+        with pytest.raises(ServerError, match="within"):
+            client.wait(client.ask(question("b")))
+        assert server.log.faults == {"slow": 3}
 
 
 def test_retry_after_is_obeyed_by_everyone(journal):

@@ -39,6 +39,8 @@ from .wire import Call, Reply, Server, Usage, identity, usage_of
 T = TypeVar("T")
 SimulatesHere = Callable[[str, Sequence[str]], Coroutine[Any, Any, Any]]
 """(description, tokens) → `simulate.Simulation`."""
+LATE_ATTEMPTS = 3
+"""Attempts of a call that run out of time: what is too long for the server once, mostly is again."""
 FIRST_ATTEMPTS = 3
 """Attempts of a call as long as the server has answered none."""
 
@@ -225,15 +227,16 @@ class Client:
     async def _pay(self, name: str, call: Call) -> Reply:
         """Attempts until one succeeds."""
         self._allowance.calls += 1
-        attempt = 0
+        attempt = late = 0
         while True:
             try:
                 return await self._attempt(name, call, attempt)
             except Fault as fault:
-                attempt += 1
+                attempt, late = attempt + 1, late + fault.late
                 most = self.limits.attempts if self._answered else min(FIRST_ATTEMPTS, self.limits.attempts)
                 asked = fault.wait or 0.0
-                if not fault.again or attempt >= most or asked > self.limits.patience or not self._allowance.spend():
+                done = attempt >= most or late >= LATE_ATTEMPTS
+                if not fault.again or done or asked > self.limits.patience or not self._allowance.spend():
                     raise fault.error from None
                 self.counts.retries += 1
                 pause = backoff(attempt - 1, fault.wait, self.limits, self._draw)
@@ -287,7 +290,7 @@ class Client:
                 response = await create(**named, extra_body=body, extra_headers=once)
                 text, headers = response.text, response.headers
         except Exception as error:
-            raise of_exception(error, self.server) from None
+            raise of_exception(error, self.server, self.limits.timeout) from None
         raw = parsed(text, headers, self.server)
         left = exhausted_wait(headers, told=True)
         if left is not None:

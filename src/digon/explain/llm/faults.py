@@ -49,6 +49,8 @@ class Fault(Exception):
     """Seconds that the server asks for."""
     everyone: bool = False
     """Whether the wait holds for all calls: a rate limit is one for the whole account."""
+    late: bool = False
+    """Whether the attempt took all the time that it had."""
 
 
 def of_status(status: int, text: str, headers: Mapping[str, str], server: Server) -> Fault:
@@ -82,8 +84,8 @@ def of_status(status: int, text: str, headers: Mapping[str, str], server: Server
     )
 
 
-def of_exception(error: Exception, server: Server) -> Fault:
-    """Whatever the SDK raised."""
+def of_exception(error: Exception, server: Server, timeout: float) -> Fault:
+    """Whatever the SDK raised, when an attempt may take `timeout` seconds."""
     status = getattr(error, "status_code", None)
     response = getattr(error, "response", None)
     if isinstance(status, int) and response is not None:
@@ -96,8 +98,11 @@ def of_exception(error: Exception, server: Server) -> Fault:
         )  # fmt: skip
         return Fault(found, again=True)
     if isinstance(error, TimeoutError) or any("Timeout" in name for name in names):
-        found = ServerError(f"{_name(server)} gave no reply in time", hint="a larger timeout, or fewer calls at once")
-        return Fault(found, again=True, overload=True, charged=not names & _BEFORE_SENDING)
+        found = ServerError(
+            f"{_name(server)} gave no whole reply within {timeout:g} s",
+            hint="a larger timeout (--timeout), or fewer calls at once (--concurrency)",
+        )
+        return Fault(found, again=True, overload=True, charged=not names & _BEFORE_SENDING, late=True)
     if any(name.endswith(("ReadError", "WriteError", "ProtocolError", "APIConnectionError")) for name in names):
         found = ServerError(
             f"{_name(server)} broke the connection: {_said(str(_causes(error)[-1]), server)}", hint=_LATER

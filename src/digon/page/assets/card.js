@@ -51,14 +51,15 @@ function histogram(node, h) {
 
 // Charts beside each other, and the kinds of context in words.
 function pictures(card, parts) {
-  const rate = rateChart(card), cover = coverageChart(card.coverage), senses = sensesList(card), half = [];
+  const rate = rateChart(card), cover = coverageChart(card.coverage), half = [];
   for (const [found, heading, note] of [[rate, "Rate and distortion", "Each point is an explanation: what it predicts against what it costs."],
     [cover, "Several explanations together", cover && `${interval(card.coverage.effective)} effective explanations; one alone would read 1.`]]) {
     if (!found) continue;
     parts.push(found);
     half.push(el("section", {}, el("h3", {}, heading), el("p", { class: "soft" }, note), found.node));
   }
-  return [half.length ? el("div", { class: "columns halves" }, half) : null, senses ? [el("h3", {}, "Responds to"), senses] : null].flat().filter(Boolean);
+  const tellers = [...new Set(card.senses.map((s) => s.named_by))];
+  return [half.length ? el("div", { class: "columns halves" }, half) : null, tellers.map((by) => [el("h3", {}, by ? `Responds to, in the words of ${by}` : "Responds to"), sensesList(card.senses.filter((s) => s.named_by === by))])].flat(2).filter(Boolean);
 }
 
 function exemplars(card, state) {

@@ -89,7 +89,7 @@ function factsView(state, main) {
   main.append(el("h2", {}, "This run"));
   const show = (value) => Array.isArray(value) ? el("ul", {}, value.map((v) => el("li", {}, el("code", {}, v))))
     : value !== null && typeof value === "object" ? el("dl", { class: "facts" }, Object.entries(value).map(([k, v]) => [el("dt", {}, k), el("dd", {}, show(v))])) : String(value);
-  for (const [name, value] of Object.entries(DATA.facts)) if (name !== "title") main.append(el("h3", {}, name), el("div", { class: "panel" }, show(value)));
+  for (const [name, value] of Object.entries(DATA.facts)) if (!["title", "language model"].includes(name)) main.append(el("h3", {}, name), el("div", { class: "panel" }, show(value)));
 }
 
 function cssColor(name) {

@@ -37,18 +37,22 @@ function explainersTable(list) {
     named.set(m.name.slice(0, at), { ...(named.get(m.name.slice(0, at)) || {}), [m.name.slice(at + 2)]: m });
   }
   const shown = SCORES.filter(([key]) => [...named.values()].some((found) => found[key] && found[key].value !== null));
+  const judged = [...new Set([...named.values()].flatMap((found) => Object.keys(found)))].filter((key) => key !== "bits" && !SCORES.some(([known]) => known === key));
+  const cell = (found, key) => el("span", { class: "numeral", title: found[key] ? `${found[key].method}; ${found[key].n} units` : null }, found[key] ? score(found[key]) : "–");
+  const chance = (key) => [...named.values()].map((found) => found[key]).find((m) => m).null;
   const rows = [...named].sort((a, b) => compare(a[1].top_and_random?.value, b[1].top_and_random?.value, true)).map(([name, found]) => [name,
-    ...shown.map(([key]) => el("span", { class: "numeral", title: found[key] ? `${found[key].method}; ${found[key].n} units` : null }, found[key] ? score(found[key]) : "–")), number(found.bits ? found.bits.value : null), found.top_and_random ? found.top_and_random.n : 0]);
-  return [table(["explainer", ...shown.map(([, name, key]) => (key ? term(key, name) : name)), term("bits"), "units"], rows), ...(rest.length ? [measurements(rest)] : [])];
+    ...shown.map(([key]) => cell(found, key)), ...judged.map((key) => cell(found, key)), number(found.bits ? found.bits.value : null), found.top_and_random ? found.top_and_random.n : 0]);
+  return [table(["explainer", ...shown.map(([, name, key]) => (key ? term(key, name) : name)), ...judged.map((key) => `${key} (chance ${number(chance(key))})`), term("bits"), "units"], rows), ...(rest.length ? [measurements(rest)] : [])];
 }
 
 function runView(state, main) {
   const bill = DATA.facts["language model"];
   if (bill) {
-    main.append(el("h2", {}, "The language model"));
+    main.append(el("h2", {}, "The language model"), el("p", { class: "soft" }, bill.who));
     if (bill.stopped) main.append(el("p", { class: "panel not" }, bill.stopped));
     main.append(el("div", { class: "tiles" }, bill.tiles.map(([name, shown, note]) => el("div", { class: "tile" }, el("b", {}, shown), el("small", {}, name), note ? el("small", { class: "soft" }, note) : null))));
     if (bill.failures.length) main.append(el("h3", {}, "What failed"), table(["times", "what", "such as"], bill.failures.map((f) => [f.times, f.problem, unitLink(f.unit)])));
+    if (bill.notes.length) main.append(el("h3", {}, "What was done otherwise, or beside"), el("ul", {}, bill.notes.map((note) => el("li", {}, note))));
   }
   factsView(state, main);
 }

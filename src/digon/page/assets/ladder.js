@@ -14,14 +14,14 @@ function ladder(card) {
   const scored = card.explanations.filter((e) => e.score), shown = SCORES.filter(([key]) => scored.some((e) => e.score[key] && e.score[key].value !== null));
   const partial = scored.some((e) => e.score.simulated_share < 1), choices = [...new Set(scored.flatMap((e) => e.score.choices.map((m) => m.name)))];
   const top = Math.max(...scored.map((e) => e.score.top_and_random.value ?? -1));
-  const head = ["explainer", "explanation", term("bits"), ...shown.map(([, name, key]) => (key ? term(key, name) : name)), partial ? term("simulated share") : null, ...choices];
+  const head = ["explainer", "explanation", term("bits"), ...shown.map(([, name, key]) => (key ? term(key, name) : name)), partial ? term("simulated share") : null, ...choices.map((name) => `${name} (chance ${number(scored.flatMap((e) => e.score.choices).find((m) => m.name === name).null)})`)];
   const keep = (cells) => cells.filter((c, i) => head[i] !== null);
   const rows = card.explanations.map((e) => keep([
     el("span", { class: "together" }, e.score && e.score.top_and_random.value === top && scored.length > 1 ? el("strong", { title: "best on top and random" }, `${e.explainer} ★`) : e.explainer),
     el("span", { class: "said" }, visible(e.text), e.score && e.score.flags.length ? [" ", explain(`notes on ${e.explainer}`, el("ul", {}, e.score.flags.map((flag) => el("li", {}, flag))), "!")] : null, e.provenance ? provenance(e.provenance) : null), number(e.bits),
     ...shown.map(([key]) => el("span", { class: "numeral", title: e.score && e.score[key] ? e.score[key].method : null }, e.score && e.score[key] ? score(e.score[key]) : "–")),
     partial ? (e.score ? `${number(100 * e.score.simulated_share)} %` : "–") : null,
-    ...choices.map((name) => { const m = e.score && e.score.choices.find((c) => c.name === name); return m ? el("span", { class: "numeral", title: `${m.method}; a constant answer reads ${number(m.null)}` }, `${score(m)} (null ${number(m.null)})`) : "–"; })]));
+    ...choices.map((name) => { const m = e.score && e.score.choices.find((c) => c.name === name); return m ? el("span", { class: "numeral", title: `${m.method}; a constant answer reads ${number(m.null)}` }, score(m)) : "–"; })]));
   return el("div", { class: "ladder" }, table(head.filter((h) => h !== null), rows));
 }
 
@@ -31,7 +31,7 @@ function score(m) {
 }
 
 function provenance(p) {
-  return el("small", { class: "flag" }, `${p.model} at ${p.address}; ${p.calls} answers${p.method ? `; simulated by: ${p.method}` : ""}; prompt ${p.prompt.slice(0, 8)}`);
+  return el("small", { class: "flag" }, `${p.model} at ${p.address}; ${p.calls} answer${p.calls === 1 ? "" : "s"}${p.method ? `; simulated by: ${p.method}` : ""}; prompt ${p.prompt.slice(0, 8)}`);
 }
 
 // Explained variance against bits: one point per explanation, the ceiling of all that see one token only.
@@ -55,7 +55,7 @@ function rateChart(card) {
       hovertemplate: "%{customdata}: %{y:.3f} at %{x:.4g} bits<extra></extra>" }],
     { showlegend: false, margin: { l: 52, r: 14, t: 16, b: 44 }, xaxis: { type: "log", title: { text: "bits" }, range: [from, to], ...(to - from > 1.2 ? { dtick: 1, exponentformat: "power" } : { nticks: 4 }) }, yaxis: { title: { text: "explained variance ρ²" }, range: [-0.03, 1.09] },
       shapes: ceiling === null ? [] : [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: ceiling, y1: ceiling, line: { color: cssColor("--good"), dash: "dash", width: 1.5 } }],
-      annotations: ceiling === null ? [] : [{ xref: "paper", x: 1, xanchor: "right", y: ceiling, yanchor: ceiling > 0.9 ? "top" : "bottom", text: "η²: all that one token can say", showarrow: false, font: { color: cssColor("--good"), size: 11 } }] }, false);
+      annotations: ceiling === null ? [] : [{ xref: "paper", x: 0, xanchor: "left", y: ceiling, yanchor: ceiling > 0.9 ? "top" : "bottom", text: "η²: all that one token can say", showarrow: false, font: { color: cssColor("--good"), size: 11 } }] }, false);
   return { node: picture, draw };
 }
 
@@ -69,9 +69,8 @@ function coverageChart(coverage) {
   return { node: picture, draw };
 }
 
-function sensesList(card) {
-  if (!card.senses.length) return null;
-  return el("div", { class: "bars senses" }, card.senses.map((s) => el("div", { class: "bar" }, el("span", {}, visible(s.text)),
+function sensesList(senses) {
+  return el("div", { class: "bars senses" }, senses.map((s) => el("div", { class: "bar" }, el("span", {}, visible(s.text)),
     el("div", { class: "track" }, el("i", { style: `width: ${(100 * Math.min(1, Math.max(0, s.share ?? 0))).toFixed(1)}%; background: rgb(var(--real))` })), el("span", { class: "numeral" }, s.share === null ? "–" : `${(100 * s.share).toFixed(0)} %`))));
 }
 

@@ -17,6 +17,17 @@ from .voices import Voices
 
 NAME = "words"
 """The explainer's name in cards and tables."""
+WAYS = {
+    "prompt": "from the probabilities of the prompt's own tokens",
+    "template": "from the probabilities of the numbers in an answer whose form is forced",
+    "single": "from the probabilities of one answer per token",
+    "constrained": "as numbers written in a forced form",
+    "free": "as numbers that it writes",
+    "local": "from the model's own logits",
+}
+"""How simulated values come about, by the way of `explain.llm.simulate`."""
+TOLD = 3
+"""Kinds of notes that are told; the page lists more."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +52,22 @@ class Tally:
     replies: int = 0
     introduction: str = ""
     """Who is asked, and what it can do."""
+    priced: bool = False
+    """Whether prices are known."""
     stopped: str = ""
 
-    def met(self, voices: Voices) -> None:
+    def met(self, voices: Voices, config: WordsConfig) -> None:
         """Note who is asked."""
-        way = voices.judge_can.methods[0] if voices.judge.simulates_here is None else "local"
-        self.introduction = (
-            f"{voices.client.server.model} at {voices.client.server.identity}; simulates by the way “{way}”"
+        way = WAYS[voices.judge_can.methods[0] if voices.judge.simulates_here is None else "local"]
+        first, second, place = voices.client.server, voices.judge.server.model, voices.client.server.identity
+        who = (
+            f"{first.model} explains and judges"
+            if first.model == second
+            else f"{first.model} explains, {second} judges"
         )
+        self.introduction = f"{who}, at {place}" + f"; simulated values come {way}" * config.simulates
+        prices = voices.client.ledger.prices
+        self.priced = bool(prices.read or prices.written)
         self.totals = voices.client.journal.totals()
 
     def closed(self, voices: Voices) -> None:
@@ -94,7 +113,10 @@ def heard(run: Run, chunks: Sequence[str], config: WordsConfig, tally: Tally) ->
         "scorers": list(config.scorers),
     }
     return Heard(
-        _sentences(tally, units, explained, listed, coverage), facts, tally.stopped, len({u for u, _ in failures})
+        _sentences(tally, units, explained, listed, notes, coverage),
+        facts,
+        tally.stopped,
+        len({u for u, _ in failures}),
     )
 
 
@@ -105,7 +127,7 @@ def _tiles(tally: Tally, units: int, explained: int, failures: int, coverage: fl
         ["units in words", f"{explained} of {units}", ""],
         ["calls paid", f"{bill.calls:,}", doubts],
         ["tokens", f"{bill.tokens:,}", "read and written, by all runs of this journal"],
-        ["dollars", f"{bill.usd:.4f}", "at the prices given"],
+        ["dollars", *([f"{bill.usd:.4f}", "at the prices given"] if tally.priced else ["–", "no prices were given"])],
         ["known already", f"{tally.hits:,}", "answered by the journal in the last call"],
         ["tried again", f"{tally.retries:,}", "in the last call"],
         ["failures", f"{failures:,}", ""],
@@ -114,20 +136,24 @@ def _tiles(tally: Tally, units: int, explained: int, failures: int, coverage: fl
 
 
 def _sentences(
-    tally: Tally, units: int, explained: int, failures: Sequence[dict[str, Any]], coverage: float
+    tally: Tally, units: int, explained: int, failures: Sequence[dict[str, Any]], notes: Counter[str], coverage: float
 ) -> tuple[str, ...]:
     lines = []
     if tally.introduction:
         bill = tally.totals
-        seen = "" if math.isnan(coverage) else f"; {100 * coverage:.1f} % of the scored tokens got a simulated value"
+        seen = "" if math.isnan(coverage) else f" {100 * coverage:.1f} % of the scored tokens got a simulated value."
+        dollars = f" and ${bill.usd:.4f}" if tally.priced else ""
         lines.append(
-            f"{tally.introduction}: {explained} of {units} units in words for {bill.calls:,} calls, {bill.tokens:,} tokens and "
-            f"${bill.usd:.4f}{seen}."
+            f"{tally.introduction}. {explained} of {units} units are in words, for {bill.calls:,} calls, {bill.tokens:,} "
+            f"tokens{dollars}.{seen}"
         )
-    if failures:
-        first = failures[0]
-        total = sum(f["times"] for f in failures)
+    others = [f for f in failures if f["problem"] not in tally.stopped]  # what ended the stage is told by itself
+    if others:
+        first = others[0]
+        total = sum(f["times"] for f in others)
         lines.append(
-            f"{total} requests about units failed, {first['times']} of them so: {first['problem']} The same command tries them again."
+            f"{total} requests about units failed, {first['times']} of them so: {first['problem'].rstrip('.')}. The same "
+            "command tries them again."
         )
+    lines += [f"{n} × {note}." for note, n in notes.most_common(TOLD)]
     return (*lines, *([tally.stopped] if tally.stopped else []))

@@ -24,7 +24,7 @@ from ...store.runs import Run
 from . import choice, summary
 from .bill import NAME
 from .settings import ExchangeConfig
-from .work import CHUNK
+from .work import CHUNK, counted
 
 TOOLS = {"openai": "neuron-explainer", "neuronpedia": "Neuronpedia", "delphi": "delphi"}
 SAMPLE = "sample:50"
@@ -250,17 +250,10 @@ def _sentence(site: str, cards: Sequence[UnitCard], measured: Sequence[Measureme
     said = sum(bool(card.explanations) for card in cards)
     text = f"{site}: {len(cards)} units, {said} of them explained" + (f" by {', '.join(names)}" if names else "")
     scores = {m.name.removesuffix(": top_and_random"): m for m in measured if m.name.endswith(": top_and_random")}
-    parts = [f"mean ρ of {n} is {m} over {_counted(m.n)}" for n, m in scores.items() if m.n]
-    judged: dict[str, list[float]] = {}
-    for m in (m for card in cards for e in card.explanations if e.score for m in e.score.choices):
-        judged.setdefault(m.name, []).append(m.value)
-    means = [summary.mean(name, values, 0) for name, values in judged.items()]
-    parts += [f"mean balanced accuracy of {m.name} is {m} over {_counted(m.n)} (½ by chance)" for m in means if m.n]
-    return f"{text}." + (f" As {TOOLS[kind]} scored them: {'; '.join(parts)}." if parts else "")
-
-
-def _counted(n: int) -> str:
-    return f"{n} explanation{'s' * (n != 1)}"
+    parts = [f"mean ρ of {n} is {m} over {counted(m.n, 'explanation')}" for n, m in scores.items() if m.n]
+    choices = summary.by_choice(site, measured).removeprefix(f"{site}: ")
+    scored = "; ".join([*parts, *([choices.rstrip(".")] if choices else [])])
+    return f"{text}." + (f" As {TOOLS[kind]} scored them: {scored}." if scored else "")
 
 
 def _understood(notes: Counter[str]) -> list[str]:

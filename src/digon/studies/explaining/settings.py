@@ -32,7 +32,8 @@ class ExplainConfig:
     coverage: bool = True
     """Also take explanations apart into kinds of context, and count how many a unit needs."""
     ablation: bool = False
-    """Also put simulated values into the network and measure what changes."""
+    """Also put simulated values into the network and measure what changes. Not for words, which are simulated on some
+    texts only."""
     host: str | None = None
     """The network that was harvested; none: the one that the run names. Without it tokens are shown as numbers."""
     data: str | None = None
@@ -91,6 +92,11 @@ class WordsConfig:
             )
 
     @property
+    def simulates(self) -> bool:
+        """Whether units are simulated from their descriptions."""
+        return "simulation" in self.scorers or self.best_of > 1 or self.revise
+
+    @property
     def asked(self) -> bool:
         """Whether any language model is."""
         return self.llm is not None or self.local is not None
@@ -120,8 +126,19 @@ class Spending:
     """Most calls at once."""
     per_minute: float | None = None
     """Most calls per minute."""
+    timeout: float = 120.0
+    """Seconds that a call may take until its answer is whole, however the bytes trickle; three such losses end it. Models
+    that think for long, or run on a processor, want more."""
     journal: Path | None = None
     """Where calls and answers are kept, so that none is paid twice; none: in the run. Several runs may share one."""
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError if no call could ever be made, or none ever end."""
+        if self.concurrency < 1 or not self.timeout > 0 or (self.per_minute is not None and not self.per_minute > 0):
+            raise ConfigError(
+                f"{self.concurrency} calls at once, {self.per_minute} per minute, {self.timeout:g} s each",
+                expected="1 or more at once, a rate and a time above 0",
+            )
 
 
 @dataclass(frozen=True)

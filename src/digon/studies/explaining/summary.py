@@ -9,6 +9,7 @@ explanation has, as they never vary there, are left out and counted.
 import math
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from ..commands import command
 from .bill import Heard
 from .desk import key_of
 from .desk import told as told_first
-from .work import Chunk, Work
+from .work import Chunk, Work, counted
 
 Chosen = dict[str, dict[str, float | None]]
 DRAWS = 400
+CHOICES = ("detection", "fuzzing", "intruder", "neighbors")
+"""Scores for which a judge chooses among texts."""
 BUDGETS = tuple(float(round(2 ** (power / 2))) for power in range(4, 41))
 """Bits at which the curve is drawn: 4 to 2^20, two per doubling."""
 
@@ -173,6 +176,7 @@ def _measured(cards: Sequence[UnitCard], seed: int) -> list[Measurement]:
             if any(e.score is not None and getattr(e.score, score) is not None for e in own):
                 found.append(mean(f"{name}: {score}", [value(e, score) for e in own], seed))
         found.append(mean(f"{name}: bits", [e.bits for e in own], seed))
+        found += _judged(name, own, seed)
     effective = [card.coverage.effective.value for card in cards if card.coverage is not None]
     if effective:
         found.append(mean("effective", effective, seed))
@@ -181,6 +185,18 @@ def _measured(cards: Sequence[UnitCard], seed: int) -> list[Measurement]:
         note = "ceiling of any context-free explanation"
         found.append(report.median("eta2_median", np.array(ceilings, float), seed, note))
     return found
+
+
+def _judged(explainer: str, own: Sequence[Explanation], seed: int) -> list[Measurement]:
+    """Means of the scores by choice; their null is that of the units."""
+    scored = [m for e in own if e.score is not None for m in e.score.choices]
+    return [
+        replace(
+            mean(f"{explainer}: {name}", [m.value for m in scored if m.name == name], seed),
+            null=next((m.null for m in scored if m.name == name and math.isfinite(m.null)), math.nan),
+        )
+        for name in dict.fromkeys(m.name for m in scored)
+    ]
 
 
 def mean(name: str, values: Sequence[float], seed: int) -> Measurement:
@@ -203,7 +219,7 @@ def _sentences(
             lines.append({"about": "explanation", "text": f"{site}: no explanation could be scored."})
             continue
         first = max(known, key=lambda name: known[name].value)
-        text = f"{site}: over {known[first].n} units, the explanation by {first} predicts best, with a mean score ρ = {known[first]} on top and random excerpts of unseen documents"
+        text = f"{site}: over {counted(known[first].n, 'unit')}, the explanation by {first} predicts best, with a mean score ρ = {known[first]} on top and random excerpts of unseen documents"
         whole, other = by_name.get(f"{first}: population"), by_name.get(f"{first}: baseline")
         text += f", {whole} on all tokens of them" if whole is not None and math.isfinite(whole.value) else ""
         text += (
@@ -211,13 +227,27 @@ def _sentences(
             if other is not None and math.isfinite(other.value)
             else ""
         )
+        kept = by_name.get(f"{first}: ablation")
+        text += f"; put into the network, it keeps {kept} of what the units do" if kept is not None and kept.n else ""
         rest = [
             f"{name} {m.value:.2f}" for name, m in sorted(known.items(), key=lambda kv: -kv[1].value) if name != first
         ]
         lines.append(
             {"about": "explanation", "text": text + "." + (f" The others: {', '.join(rest)}." if rest else "")}
         )
-    return lines + [{"about": "words", "text": text} for text in (heard.sentences if heard else ())]
+    words = [*heard.sentences, *(by_choice(site, found) for site, found in measured.items())] if heard else []
+    return lines + [{"about": "words", "text": text} for text in words if text]
+
+
+def by_choice(site: str, measured: Sequence[Measurement]) -> str:
+    """What is said of scores by choice; nothing where there are none.
+
+    >>> by_choice("embed", [Measurement("words: intruder", 0.5, n=2, null=0.2), Measurement("words: bits", 90.0, n=2)])
+    'embed: intruder reads 0.5 in the mean over 2 units (chance 0.2).'
+    """
+    found = [(m.name.rpartition(": ")[2], m) for m in measured if m.n and m.name.rpartition(": ")[2] in CHOICES]
+    parts = [f"{name} reads {m} in the mean over {counted(m.n, 'unit')} (chance {m.null:.2g})" for name, m in found]
+    return f"{site}: {', '.join(parts)}." if parts else ""
 
 
 def _facts(work: Work, sites: Sequence[str], heard: Heard | None) -> dict[str, Any]:

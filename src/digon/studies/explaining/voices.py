@@ -44,7 +44,7 @@ def opened(config: WordsConfig, spending: Spending, journal: Path, device: str) 
                 yield Voices(here, here.can, here, here.can)
         return
     first, second = servers(config, spending)
-    limits = Limits(concurrency=spending.concurrency, requests_per_minute=spending.per_minute)
+    limits = Limits(concurrency=spending.concurrency, requests_per_minute=spending.per_minute, timeout=spending.timeout)
     prices = Prices(spending.usd_read, spending.usd_written)
     with Journal(journal) as book, Client(first, book, limits=limits, budget=budget, prices=prices) as client:
         other = client if second == first else client.beside(second)

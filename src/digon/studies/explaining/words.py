@@ -28,8 +28,9 @@ from .said import Said
 from .settings import Spending, WordsConfig
 from .texts import Texts, acting
 from .voices import Voices, opened
-from .work import Chunk, Work
+from .work import Chunk, Work, counted
 
+NOT_BETTER = "revised, and the first description kept: the second was no better on the select split"
 WAVE = 8
 """Units that are asked about at once; the calls of all of them share the limits."""
 FATAL = (AccessError, BudgetError, StorageError)
@@ -46,7 +47,7 @@ def ask(work: Work, chunks: Sequence[Chunk], spending: Spending) -> Heard:
     journal = spending.journal or work.run.path / "journal.sqlite"
     try:
         with opened(config, spending, journal, work.settings.explain.device) as voices:
-            tally.met(voices)
+            tally.met(voices, config)
             work.say(tally.introduction)
             try:
                 for chunk in chunks:
@@ -54,9 +55,8 @@ def ask(work: Work, chunks: Sequence[Chunk], spending: Spending) -> Heard:
             finally:
                 tally.closed(voices)
     except DigonError as error:
-        tally.stopped = f"The language model was not asked further: {error.problem}." + f" {error.hint}." * bool(
-            error.hint
-        )
+        hint = f" {error.hint[0].upper()}{error.hint[1:]}." if error.hint else ""
+        tally.stopped = f"The language model was not asked further: {error.problem}.{hint}"
         work.say(tally.stopped)
     return heard(work.run, [chunk.name for chunk in chunks], config, tally)
 
@@ -67,7 +67,7 @@ def _chunk(work: Work, chunk: Chunk, voices: Voices) -> None:
         with work.run.stage(f"words {chunk.name}", work.key) as needed:
             if not needed:
                 return
-            work.say(f"ask about {len(chunk.units)} units of {chunk.source.site}")
+            work.say(f"ask about {counted(len(chunk.units), 'unit')} of {chunk.source.site}")
             said = _texts(work, chunk)
             fatal = voices.client.wait(_asked(work, chunk.source, said, voices))
             written.write(work, chunk, said, voices)
@@ -156,7 +156,9 @@ async def _describe(work: Work, source: Source, one: Said, voices: Voices) -> No
         if act is None:
             one.notes.append("not revised: the unit cannot be run on new texts")
         else:
-            one.judged = await revise(voices.client, voices.can, one.judged, shown, select, act, voices.simulator)
+            first = one.judged
+            one.judged = await revise(voices.client, voices.can, first, shown, select, act, voices.simulator)
+            one.notes.append("revised: better on the select split" if one.judged is not first else NOT_BETTER)
     if config.meanings:
         one.meanings = await meanings(voices.client, voices.can, shown, config.meanings)
 

@@ -24,6 +24,15 @@ Say = Callable[[str], None]
 Table = dict[str, np.ndarray]
 
 
+def counted(n: int, what: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "unit"), counted(3, "unit")
+    ('1 unit', '3 units')
+    """
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Some units of a site, and where their records go."""

@@ -42,12 +42,13 @@ def _card(work: Work, card: UnitCard, one: Said, voices: Voices) -> UnitCard:
     largest = max((a for e in one.texts.records(one.texts.shown) for a in e.activations), default=0.0)
     simulated = judged.on_excerpts(one.texts, one.own, largest)
     kept = tuple(e for e in card.explanations if e.explainer != NAME)
-    senses = tuple(Sense(m.text, m.share) for m in one.meanings)
+    teller = voices.client.server.model
+    senses = tuple(Sense(m.text, m.share, named_by=teller) for m in one.meanings)
     return replace(
         card,
         explanations=(*kept, _explanation(work, one, voices)),
         exemplars=_exemplars(card, one, simulated),
-        senses=card.senses or senses,
+        senses=(*(s for s in card.senses if not s.named_by), *senses),
     )
 
 
@@ -83,7 +84,7 @@ def _provenance(one: Said, voices: Voices) -> Provenance:
     simulations = [*one.own.values(), *one.judged.simulations]
     calls = 1 + sum(len(s.values) if s.method == "single" else 1 for s in simulations)
     return Provenance(
-        ", simulated by ".join(models), voices.client.server.identity, digest_of(prompt), calls, ", ".join(ways)
+        ", judged by ".join(models), voices.client.server.identity, digest_of(prompt), calls, ", ".join(ways)
     )
 
 
