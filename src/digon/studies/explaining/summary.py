@@ -215,7 +215,19 @@ def _sentences(
         lines.append(
             {"about": "explanation", "text": text + "." + (f" The others: {', '.join(rest)}." if rest else "")}
         )
+        lines += _survives(site, by_name)
     return lines + [{"about": "words", "text": text} for text in (heard.sentences if heard else ())]
+
+
+def _survives(site: str, by_name: dict[str, Measurement]) -> list[dict[str, str]]:
+    """What ablation says, if it was asked for."""
+    scores = {name.removesuffix(": ablation"): m for name, m in by_name.items() if name.endswith(": ablation")}
+    known = {name: m for name, m in scores.items() if math.isfinite(m.value)}
+    if not known:
+        return []
+    best = max(known, key=lambda name: known[name].value)
+    text = f"{site}: put into the network, the values of {best} keep {known[best]} of what it does with a unit, over {known[best].n} units: 1 as the unit itself, 0 as its mean."
+    return [{"about": "explanation", "text": text}]
 
 
 def _facts(work: Work, sites: Sequence[str], heard: Heard | None) -> dict[str, Any]:
