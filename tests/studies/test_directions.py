@@ -10,7 +10,7 @@ import torch
 from digon.cli import main
 from digon.errors import ConfigError, PathError, SiteError
 from digon.explain.directions import SearchConfig, judge
-from digon.records import UnitCard
+from digon.records import Measurement, UnitCard
 from digon.store import weights
 from digon.store.runs import Run
 from digon.store.shards import ActivationStore, HarvestPlan, Rows, ShardWriter
@@ -151,7 +151,11 @@ def test_the_verb_prints_json_and_builds_a_page(shards, tmp_path, capsys):
 def test_benchmark_reports_what_runs_found(finished, tmp_path):
     out, _ = finished
     cell = benchmark.read(Run.open(out))
-    text = benchmark.markdown({("tinylm", "look-up-100"): [cell] * 3}, "the command")
+    cells = [
+        {**cell, "directions": {**cell["directions"], "seconds": Measurement("seconds", s)}} for s in (7.0, 3.0, 4.0)
+    ]
+    text = benchmark.markdown({("tinylm", "look-up-100"): cells}, "the command")
+    assert "; search 3 to 7 s." in text
     rho = cell["directions"]["population"].value
     assert f"| directions | {rho:.3g} [{rho:.3g}, {rho:.3g}]" in text
     bare = cell["bare tokens"]["unexplained_ratio"].value

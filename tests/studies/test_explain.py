@@ -341,3 +341,5 @@ def test_the_network_is_asked_what_a_unit_does(tiny, texts, tmp_path):
         assert 0 < scores["token look-up"].value <= 1
         assert "Jensen" in scores["token look-up"].method
     assert Run(tmp_path / "run").read_json("facts", dict)["model"]["path"] == str(tiny)
+    kept = np.mean([e.score.ablation.value for c in cards for e in c.explanations if e.explainer == "token look-up"])
+    assert any(f"the values of token look-up keep {kept:.3g}" in sentence for sentence in found["sentences"])

@@ -130,6 +130,12 @@ def _each(cells: Iterable[Cell], group: str, name: str) -> list[float]:
     return [cell[group][name].value for cell in cells]
 
 
+def _least_and_most(cells: Sequence[Cell], name: str) -> str:
+    """Of what a mean says little, such as seconds on a machine that does other things."""
+    known = sorted(_each(cells, "directions", name))
+    return f"{known[0]:.0f} to {known[-1]:.0f}"
+
+
 def _listed(values: Iterable[float]) -> str:
     return ", ".join(f"{v:.3f}" for v in values)
 
@@ -201,7 +207,7 @@ def _class(host: str, name: str, cells: Sequence[Cell]) -> list[str]:
         "\n".join(f"- {line}" for line in verdicts(host, name, cells)),
         f"Of the directions: {d('bits')} bits; ρ on fitted documents {d('rho_fit')}, on those that select {d('rho_select')}; "
         f"made of {d('participation')} units (participation ratio); largest cosine of two {d('cosine_max')} under Σ, {d('weights_cosine_max')} "
-        f"of their weights; shrinkage {d('shrinkage')}, effective rank {d('effective_rank')}; search {d('seconds')} s.",
+        f"of their weights; shrinkage {d('shrinkage')}, effective rank {d('effective_rank')}; search {_least_and_most(cells, 'seconds')} s.",
         f"Bare tokens: one token reaches {d('one_token_share')} of the explained variance, the table of tokens {d('token_share')}; "
         f"nearest direction that reads one token: cosine {d('bare_token_cosine')}.",
         table(["units kept", *map(str, sizes)], [["share of ρ", *(d(f"kept_by_{n}_units") for n in sizes)]]),

@@ -227,14 +227,13 @@ def _sentences(
             if other is not None and math.isfinite(other.value)
             else ""
         )
-        kept = by_name.get(f"{first}: ablation")
-        text += f"; put into the network, it keeps {kept} of what the units do" if kept is not None and kept.n else ""
         rest = [
             f"{name} {m.value:.2f}" for name, m in sorted(known.items(), key=lambda kv: -kv[1].value) if name != first
         ]
         lines.append(
             {"about": "explanation", "text": text + "." + (f" The others: {', '.join(rest)}." if rest else "")}
         )
+        lines += _survives(site, by_name)
     words = [*heard.sentences, *(by_choice(site, found) for site, found in measured.items())] if heard else []
     return lines + [{"about": "words", "text": text} for text in words if text]
 
@@ -248,6 +247,17 @@ def by_choice(site: str, measured: Sequence[Measurement]) -> str:
     found = [(m.name.rpartition(": ")[2], m) for m in measured if m.n and m.name.rpartition(": ")[2] in CHOICES]
     parts = [f"{name} reads {m} in the mean over {counted(m.n, 'unit')} (chance {m.null:.2g})" for name, m in found]
     return f"{site}: {', '.join(parts)}." if parts else ""
+
+
+def _survives(site: str, by_name: dict[str, Measurement]) -> list[dict[str, str]]:
+    """What ablation says, if it was asked for."""
+    scores = {name.removesuffix(": ablation"): m for name, m in by_name.items() if name.endswith(": ablation")}
+    known = {name: m for name, m in scores.items() if math.isfinite(m.value)}
+    if not known:
+        return []
+    best = max(known, key=lambda name: known[name].value)
+    text = f"{site}: put into the network, the values of {best} keep {known[best]} of what it does with a unit, over {known[best].n} units: 1 as the unit itself, 0 as its mean."
+    return [{"about": "explanation", "text": text}]
 
 
 def _facts(work: Work, sites: Sequence[str], heard: Heard | None) -> dict[str, Any]:
