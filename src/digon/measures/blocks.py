@@ -3,8 +3,9 @@
 Blocks. Unmix with ICA on some documents; on the others correlate the energies |s| of every two parts. An edge is a
 correlation that shifted parts do not reach (false discovery rate 5 %) and that the best independent model of the same
 data (parts shifted and unmixed again) does not reach by half: an unmixing from finitely many rows leaves
-cross-talk. Among independent features a pair is found in 0 to 5 % of worlds (4 to 32 units; 200 of each). Blocks are the connected components. Rows whose directions are uniform once whitened have only a common
-length: one Gaussian with a varying scale, and no blocks.
+cross-talk. Among independent features a pair is found in 0 to 5 % of worlds (measured: 4 to 32 units, 200 worlds each).
+Blocks are the connected components. Rows whose directions are uniform once whitened have only a common length: one
+Gaussian with a varying scale, and no blocks.
 
 Shape of a block. On rows that are away from the origin, compare the number of directions within half an angle with that
 within the angle. Around an isolated direction the share is near 1 at some angle; in a continuum of m - 1 dimensions it
