@@ -258,8 +258,8 @@ def _dependence(unmixing: Unmixing, parts: Parts, generator: torch.Generator, pe
     n, r = s.shape
     excess = s.square().square().mean(0) / s.square().mean(0).square().clamp_min(1e-30) - 3
     noise = 3 * math.sqrt(24 / n)
-    normed = [_ratio(_one_length(x)) for x in (s, *parts.references)]
-    ratio, references = _ratio(s), [_ratio(model) for model in parts.references]
+    normed = [_ratio(_one_length(x)) for x in (s, *parts.models)]
+    ratio, references = _ratio(s), [_ratio(model) for model in parts.models]
     random = aligned(torch.randn(1000, int((unmixing.deviation > 0).sum()), generator=generator))
     return ResidualDependence(
         ratio, max(references, default=1.0), normed[0], max(normed[1:], default=1.0),

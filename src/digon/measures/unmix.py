@@ -50,8 +50,6 @@ TIED = 1e-4
 STALLED = 1e-3
 """Relative gain of the contrast in `LOOK` steps below which Gaussian parts, which never settle, are let be."""
 LOOK = 10
-MODELS, MANY_MODELS = 3, 19
-"""Independent models of wide and of narrow data."""
 PIECE = 2**22
 """Numbers that are handled at a time."""
 GAUSSIAN_LOG_COSH = 0.3745672
@@ -99,11 +97,6 @@ class Parts:
 
     values: Float[Tensor, "n r"]
     models: tuple[Float[Tensor, "n r"], ...]
-
-    @property
-    def references(self) -> tuple[Float[Tensor, "n r"], ...]:
-        """The models whose largest dependence is the reference: as many at every width, for the largest grows with them."""
-        return self.models[:MODELS]
 
 
 def aligned(directions: Float[Tensor, "k d"]) -> float:
@@ -168,14 +161,13 @@ def unmix(
 def held_out(
     values: Float[Tensor, "n d"], unmixing: Unmixing, generator: torch.Generator, models: int | None = None
 ) -> Parts:
-    """Parts on unseen rows, and those of `models` independent models (default: 19 up to 32 parts, 3 up to 160, else 1).
+    """Parts on unseen rows, and those of `models` independent models (default: 3, and 1 beyond 160 parts).
 
     A model is the same parts, each shifted along the rows by itself: every part keeps its distribution, and no two
     belong together. It is unmixed again on the rows of the fit, from its solution: what it then reads is the cross-talk
     of the sample, and never that of a search gone wrong.
     """
-    r = len(unmixing)
-    count = (1 if r > WIDE else MODELS if r > NARROW else MANY_MODELS) if models is None else models
+    count = (1 if len(unmixing) > WIDE else 3) if models is None else models
     with same_on_any_threads(values.shape[1]):
         fitted, rest = unmixing.transform(values[unmixing.fit]), unmixing.transform(values[unmixing.rest])
         rest = rest[:: -(-len(rest) // max(10_000, 20 * len(unmixing)))]
