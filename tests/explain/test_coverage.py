@@ -11,6 +11,7 @@ from digon.errors import NonFiniteError
 from digon.explain import coverage, kinds, pieces, senses
 from digon.explain.exemplars import Contexts, Excerpts
 from digon.explain.explainers import LookUp
+from digon.explain.splits import NAMES
 from digon.worlds.units import Recipe, TopicConfig, build, topics
 
 WORLD = TopicConfig(documents=2500)
@@ -210,3 +211,22 @@ def test_little_to_go_by():
     wide = Excerpts.of(torch.arange(30), torch.zeros(30).long(), [f"d{i}" for i in range(30)])
     with pytest.raises(NonFiniteError):
         coverage.cover(values / 0, found, wide, str, rng.stream(0, "c"))
+
+
+def test_why_there_is_no_number_is_said():
+    owners, places = torch.arange(6000) // 100, torch.arange(6000) % 100
+    whole = Excerpts.of(owners, places, [f"d{i}" for i in range(60)])
+    values = (torch.arange(6000) % 7 == 3).float()
+    part = pieces.Piece("token", (3,), values)
+
+    def why(excerpts, column):
+        return coverage.cover(column, [part], excerpts, str, rng.stream(0, "c")).record.effective.method
+
+    def without(name):
+        splits = torch.where(whole.in_split(name), NAMES.index("fit"), whole.splits)
+        return Excerpts(whole.starts, whole.lengths, whole.documents, splits, whole.document_ids)
+
+    assert "1 pieces in greedy order" in why(whole, values)
+    assert why(without("test"), values) == "0 documents in the test split"
+    assert why(without("calibrate"), values) == "0 documents in the calibrate split"
+    assert why(whole, torch.randn(6000, generator=rng.stream(0, "v"))) == "no piece explains anything"

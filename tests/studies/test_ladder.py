@@ -112,6 +112,21 @@ def test_a_token_is_explained_and_noise_is_at_chance(world):
     assert mute["lookup_top_and_random"].value == mute["lookup_above_null"].value == 0
 
 
+def test_without_documents_to_judge_on_there_is_no_score(world):
+    values, contexts, excerpts, names = world
+    splits = torch.where(excerpts.in_split("test"), 0, excerpts.splits)
+    seen = Excerpts(excerpts.starts, excerpts.lengths, excerpts.documents, splits, names)
+    some = values[:, :2]
+    found = scores.layer_scores(
+        some, scores.explanations(some, contexts, seen), contexts, seen, scores.weights(names, 0), 0
+    )
+    for name in ("lookup_top_and_random", "lookup_random_only", "lookup_population", "lookup_above_null"):
+        assert math.isnan(found[name].value)
+        assert found[name].n == 0
+    assert found["lookup_scored"].value == 0
+    assert found["lookup_bits"].value > 0
+
+
 def test_a_token_is_one_kind_of_context_and_noise_is_none(world):
     values, contexts, excerpts, _ = world
     some = values[:, :4]

@@ -50,9 +50,10 @@ class View:
         self, values: Float[Tensor, "n columns"], whose: Int[Tensor, " units"] | None = None
     ) -> Float[Tensor, "units m t"]:
         """Values of every unit's own column at its own rows, or those of the columns given; NaN for column −1."""
-        columns = torch.arange(len(self.rows), device=self.rows.device) % values.shape[1] if whose is None else whose
-        found = values[self.rows, columns[:, None, None]]
-        return torch.where((columns >= 0)[:, None, None], found, math.nan)
+        if whose is None:
+            whose = torch.arange(len(self.rows), device=self.rows.device) % values.shape[1]
+        found = values[self.rows, whose[:, None, None]]
+        return found if bool((whose >= 0).all()) else torch.where((whose >= 0)[:, None, None], found, math.nan)
 
     def paired(
         self,
@@ -124,6 +125,7 @@ def score_chosen(
     names = torch.arange(real.shape[1]) if owners is None else torch.tensor(list(owners))
     following = [whose.to(real.device) for whose in after(names, BASELINES)]
     whole, found = population_of(real, simulated, excerpts, seed), {}
+    tokens = int(excerpts.lengths[excerpts.in_split("test")].sum())
     for name, values in simulated.items():
         pair = mixed.paired(values, cross=True)
         if others is None:
@@ -131,7 +133,8 @@ def score_chosen(
         else:
             rest = [mixed.paired(other) for other in others]
         random = alone.estimate([alone.paired(values)], seed).measurements("rho_random_only", alone.methods())
-        few = sampled(real, values, excerpts, chosen, seed)
+        gaps = [u for u, m in enumerate(whole[name][0]) if m.n < tokens]
+        few = sampled(real, values, excerpts, chosen, seed, gaps)
         # explained variance takes a line from the calibrate split, which is not simulated where only few excerpts are
         said = [
             (few[u], ()) if u in few else (rho, (line,)) for u, (rho, line) in enumerate(zip(*whole[name], strict=True))

@@ -76,7 +76,10 @@ def cover(
     test, calibrate = Whole(values[:, None], excerpts).sums(steps)
     kept = _certain(calibrate, generator) if order else 0
     n = int(excerpts.row_split("test").sum())
-    record, shares = _curve(test[..., :kept], [describe(pieces[i], token_text) for i in order[:kept]], n, generator)
+    why = "no piece explains anything" if len(calibrate) > 1 else f"{len(calibrate)} documents in the calibrate split"
+    record, shares = _curve(
+        test[..., :kept], [describe(pieces[i], token_text) for i in order[:kept]], n, generator, why
+    )
     predicted = steps[:, kept - 1] if kept else torch.zeros_like(values)
     return Covered(record, tuple(pieces[i] for i in order[:kept]), shares, predicted)
 
@@ -149,12 +152,13 @@ def _certain(sums: Float[Tensor, "docs 6 k"], generator: torch.Generator) -> int
 
 
 def _curve(
-    sums: Float[Tensor, "docs 6 k"], names: list[str], n: int, generator: torch.Generator
+    sums: Float[Tensor, "docs 6 k"], names: list[str], n: int, generator: torch.Generator, why: str
 ) -> tuple[records.Coverage, Float[Tensor, " k"]]:
+    """The record and the shares; `why` says what it means if there is no gain at all."""
     method = f"{len(names)} pieces in greedy order; gains in ρ² on {len(sums)} unseen documents, noise taken off, bootstrap over documents"
     found = _explained(sums.sum(0))
     if len(sums) < 2 or not bool((found > 0).any()):
-        why = f"{len(sums)} documents in the test split" if len(sums) < 2 else "no piece explains anything"
+        why = f"{len(sums)} documents in the test split" if len(sums) < 2 else why
         nothing = records.Measurement("effective_explanations", math.nan, n=n, method=why)
         return records.Coverage((), (), (), (), nothing), torch.zeros_like(found)
     drawn = _resampled(sums, generator)

@@ -7,7 +7,7 @@ Sources: Bills et al. 2023 (correlation, calibration); Horvitz & Thompson 1952 (
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -199,17 +199,15 @@ def sampled(
     excerpts: Excerpts,
     chosen: ScoringSet,
     seed: int,
+    units: Iterable[int],
 ) -> dict[int, records.Measurement]:
-    """`weighted` of the units that are simulated on chosen excerpts of the test split and nowhere else in it, by number."""
+    """`weighted` of those units that are simulated on chosen excerpts of the test split and nowhere else in it, by number."""
     test = excerpts.in_split("test").nonzero()[:, 0]
-    if not len(test) or _finite(simulated):
-        return {}
-    known = simulated[excerpts.rows(test)].isfinite().double()
-    known = torch.segment_reduce(known, "sum", lengths=excerpts.lengths[test], axis=0) > 0
-    many, found = chosen.many(), {}
-    for unit in range(real.shape[1]):
+    rows, lengths, many, found = excerpts.rows(test), excerpts.lengths[test], chosen.many(), {}
+    for unit in units:
+        known = torch.segment_reduce(simulated[rows, unit].isfinite().double(), "sum", lengths=lengths) > 0
         mine = torch.isin(test, torch.cat([many.top[unit], many.beside[unit], many.random[unit]]))
-        if not bool(mine.all()) and bool(known[:, unit].any()) and not bool(known[~mine, unit].any()):
+        if not bool(mine.all()) and bool(known.any()) and not bool(known[~mine].any()):
             draw = rng.stream(seed, "weighted", unit)
             found[unit] = weighted(real[:, unit], simulated[:, unit], excerpts, many.of(unit), draw)
     return found

@@ -42,7 +42,7 @@ class Score:
     """The top-and-random score of other units' explanations on this unit."""
     flags: tuple[str, ...] = ()
     population: Measurement | None = None
-    """The same over all tokens of unseen documents."""
+    """The same over all tokens of unseen documents; where only the scored excerpts are simulated, estimated from these."""
     permuted: Measurement | None = None
     """Top-and-random of the same simulated values put on other excerpts: what chance reaches."""
     ablation: Measurement | None = None

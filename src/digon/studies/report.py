@@ -32,7 +32,7 @@ FALSE_POSITIVES = 0.05
 
 
 def share(name: str, hits: int, n: int, method: str, null: float = float("nan")) -> Measurement:
-    """A share of units with its exact binomial interval."""
+    """A share of units with its Wilson interval."""
     if n == 0:
         return Measurement(name, float("nan"), n=0, method=method)
     interval = binomtest(hits, n).proportion_ci(method="wilson")

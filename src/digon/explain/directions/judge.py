@@ -32,7 +32,7 @@ PIECE = 16_384
 
 
 def displaced(excerpts: Excerpts, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """For every row a row of the same split, in another document where it can be: stretches stay whole, their order is drawn.
+    """For every row a row of the same split, nearly always of another document: stretches stay whole, their order is drawn.
 
     What is simulated from displaced rows knows the language, not the text.
     """

@@ -169,7 +169,7 @@ class _Scored:
     def of(cls, real: Tensor, simulated: Tensor, excerpts: Excerpts, strata: tuple[Tensor, ...]) -> "_Scored":
         """Both sides on the excerpts of all strata, standardized over all of them."""
         strata = tuple(stratum for stratum in strata if len(stratum))
-        rows = excerpts.rows(torch.cat(strata))
+        rows = excerpts.rows(torch.cat(strata) if strata else excerpts.starts[:0])
         a, m = _standard(real[rows]), _standard(simulated[rows])
         sums, owners, start = [], [], 0
         for stratum in strata:
@@ -186,14 +186,14 @@ class _Scored:
 
     def resampled(self, drawn: Float[Tensor, "draws docs"]) -> Float[Tensor, " draws"]:
         """ρ in every draw; the weights of a stratum add up to its number of documents, as that number is fixed."""
+        if not math.isfinite(self.rho) or not bool(self.rows[1].any()):
+            return torch.full((len(drawn),), self.rho, dtype=torch.float64)
         total: Tensor | float = 0.0
         for sums, owners in zip(self.sums, self.owners, strict=True):
             weight = drawn[:, owners]
             share = weight * (len(owners) / weight.sum(1, keepdim=True).clamp_min(1e-9))
             total = total + torch.einsum("bd,dks->bks", share, sums)
-        assert isinstance(total, Tensor), "no strata"
-        if not math.isfinite(self.rho) or not bool(self.rows[1].any()):
-            return torch.full((len(drawn),), self.rho, dtype=torch.float64)
+        assert isinstance(total, Tensor), "a score needs documents"
         return correlation_of(total)[:, 0]
 
     def shifted(self, generator: torch.Generator) -> Float[Tensor, " shifts"]:

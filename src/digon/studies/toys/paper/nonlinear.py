@@ -18,11 +18,11 @@ from itertools import pairwise, product
 
 import numpy as np
 import torch
-from torch import nn
 
 from .... import rng
 from ....errors import ConfigError
 from ....records import Figure, Frame, Measurement, Panel
+from ....worlds.loops import minimize
 from ..base import Outcome, Say, StudyConfig, measured
 from ..sketch import line, points
 from ..threads import one_thread
@@ -156,10 +156,8 @@ def learned(seed: int, instances: int, steps: int, width: int = 64) -> np.ndarra
     g = rng.stream(seed, "nonlinear learned")
     sizes = (2, width, width, 1, width, width, 2)
     shapes = list(pairwise(sizes))
-    W = [nn.Parameter(torch.randn(instances, a, b, generator=g) * (2 / a) ** 0.5) for a, b in shapes]
-    c = [nn.Parameter(0.1 * torch.randn(instances, 1, b, generator=g)) for _, b in shapes]
-    optimizer = torch.optim.Adam([*W, *c], 3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    W = [torch.randn(instances, a, b, generator=g) * (2 / a) ** 0.5 for a, b in shapes]
+    c = [0.1 * torch.randn(instances, 1, b, generator=g) for _, b in shapes]
 
     def network(x: torch.Tensor) -> torch.Tensor:
         for layer, (w, bias) in enumerate(zip(W, c, strict=True)):
@@ -167,16 +165,12 @@ def learned(seed: int, instances: int, steps: int, width: int = 64) -> np.ndarra
             x = x if layer in (2, 5) else x.relu()
         return x
 
-    for _ in range(steps):
-        x = torch.rand(instances, 256, 2, generator=g)
-        loss = (network(x) - x).square().sum(-1).mean(-1).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():
-        x = torch.rand(instances, 20_000, 2, generator=g)
-        return (network(x) - x).square().sum(-1).mean(-1).double().numpy()
+    def loss(rows: int) -> torch.Tensor:
+        x = torch.rand(instances, rows, 2, generator=g)
+        return (network(x) - x).square().sum(-1).mean(-1)
+
+    minimize([*W, *c], lambda _: loss(256), steps=steps, peak=3e-3)
+    return loss(20_000).double().numpy()
 
 
 READINGS = {
