@@ -113,6 +113,18 @@ def test_the_same_call_again_does_nothing_and_after_a_loss_the_same(explained, s
     assert json.loads((copy / "stages.json").read_text())["explain layers.0.mlp.act/00000"] == stages["explain layers.0.mlp.act/00000"]  # fmt: skip
 
 
+def test_processes_write_what_one_process_writes(explained, shards, tiny, tmp_path):
+    config = ExplainConfig(target=str(shards), host=str(tiny), units="sample:5", rungs=SOME)
+    run_explain(config, WordsConfig(), Spending(workers=2), tmp_path / "run", lambda line: None)
+    for site in ("layers.0.mlp.act", SITE):
+        name = f"{site}/00000.json"
+        assert (tmp_path / "run" / "cards" / name).read_bytes() == (explained / "cards" / name).read_bytes()
+        assert (tmp_path / "run" / "chosen" / name).read_bytes() == (explained / "chosen" / name).read_bytes()
+    seconds = [stage["seconds"] for name, stage in Run.open(tmp_path / "run").stages().items() if "explain" in name]
+    assert len(seconds) == 2
+    assert min(seconds) > 0
+
+
 def test_a_planted_unit_is_explained_and_noise_is_not(tmp_path):
     g = torch.Generator().manual_seed(0)
     n = 6000

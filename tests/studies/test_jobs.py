@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from digon.errors import CorruptError
-from digon.studies.jobs import failed, read, run
+from digon.errors import ConfigError, CorruptError
+from digon.studies.jobs import failed, read, run, spread
 
 
 @dataclass(frozen=True)
@@ -66,3 +66,16 @@ def test_a_damaged_line_is_named(tmp_path):
     path.write_text('{"key": "a"}\n{"key": \n{"key": "b"}\n')
     with pytest.raises(CorruptError, match="line 2"):
         read(path)
+
+
+def refused(number):
+    if number == 2:
+        raise ConfigError("2 is even", expected="an odd number", hint="add one")
+    return number
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_task_refuses_is_refused_in_the_same_words(workers):
+    with pytest.raises(ConfigError) as error:
+        list(spread(refused, [1, 2, 3], workers))
+    assert (error.value.problem, error.value.expected, error.value.hint) == ("2 is even", "an odd number", "add one")
