@@ -25,7 +25,7 @@ from ...explain.signs import expanded, sides
 from ...store.runs import Run
 from .. import survey
 from ..sources import Source
-from . import choice, summary, words
+from . import chance, choice, summary, words
 from .desk import Desk, columns, key_of, ladder, measurements, neighbors, side_of
 from .network import Network
 from .settings import ExplainConfig, ExplainRun, Spending, WordsConfig
@@ -127,7 +127,7 @@ def _explain(work: Work, chunk: Chunk) -> None:
     places, signs = (side.tolist() for side in expanded(sides(values)))
     real = torch.stack([side_of(values[:, place], sign) for place, sign in zip(places, signs, strict=True)], 1)
     found = work.desk.explain(real, config.rungs, coverage=config.coverage, first=chunk.number * CHUNK)
-    cards, chosen, network = [], {}, work.network
+    cards, chosen, draws, network = [], {}, {}, work.network
     for column, (place, sign) in enumerate(zip(places, signs, strict=True)):
         unit = chunk.units[place]
         if config.ablation and network is not None:
@@ -138,6 +138,9 @@ def _explain(work: Work, chunk: Chunk) -> None:
         card = work.desk.card(source, unit, real[:, column], found[column], known, near[place], sign, promoted)
         cards.append(card)
         chosen[key_of(card)] = found[column].select
+        if (by_chance := found[column].chance) is not None:
+            draws[key_of(card)] = by_chance
+    chance.keep(work.run, chunk.name, draws)
     work.run.write_json(f"chosen/{chunk.name}", chosen)
     work.run.write_json(f"cards/{chunk.name}", cards)
 
