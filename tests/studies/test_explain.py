@@ -139,6 +139,26 @@ def test_a_planted_unit_is_explained_and_noise_is_not(tmp_path):
     assert planted.exemplars[0].tokens[0].startswith(" <")  # no network: numbers
 
 
+def test_explained_units_are_counted_beside_chance(tmp_path):
+    """Units that are a few tokens each, and as many that hardly are: the first are counted, and chance brings few."""
+    n, g = 6000, torch.Generator().manual_seed(5)
+    tokens = torch.arange(n) % 97
+    planted = torch.stack([torch.isin(tokens, torch.tensor([u, u + 20, u + 45])).float() for u in range(4)], 1)
+    faint = torch.rand(n, 4, generator=g) + 0.3 * (tokens[:, None] % 2)
+    store = made_store(tmp_path / "shards", 60, torch.cat([planted, faint], 1), vocabulary=97)
+    explain(store, tmp_path / "run", rungs=("token look-up",), units="all", coverage=False)
+    table = Run(tmp_path / "run").read_table("measurements")
+    value = {
+        name: (table["value"][i], table["null"][i], table["n"][i]) for i, name in enumerate(table["name"].tolist())
+    }
+    assert value["units_above_0.8"][0] == 4
+    assert value["units_above_0.8"][2] == 8
+    assert value["units_above_0.8"][1] < 0.5
+    assert value["false_discovery_0.8"][0] < 0.2
+    said = " ".join(s["text"] for s in Run(tmp_path / "run").read_json("overview", dict)["sentences"])
+    assert "4 of 8 units have an explanation in patterns with ρ ≥ 0.8" in said
+
+
 def test_units_that_never_fire_and_texts_too_short_stay_in_the_run(tmp_path):
     values = torch.zeros(600, 3)
     values[::7, 1] = 1.0

@@ -278,6 +278,7 @@ def test_a_model_in_this_process_explains_and_simulates(lawful, tmp_path):
     assert one.provenance.method == "local"
     assert one.score.simulated_share == 1.0
     assert abs(one.score.top_and_random.value) < 0.9  # it has learned nothing
+    assert "it is asked in plain text" in facts_of(tmp_path / "run")["who"]
 
 
 def test_the_other_side_of_a_unit_is_no_other_unit():

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..errors import ModelError, PathError
 from . import hub, safety
 from . import sites as places
+from .chat import ChatForm
 from .sites import Site
 from .taps import capture
 from .tokens import Tokenizer
@@ -57,6 +58,8 @@ class Host:
     """The same without the unembedding, which harvesting does not need."""
     example: Tensor | None = None
     """An input for networks that do not read tokens; tells the widths of their sites."""
+    chat: ChatForm | None = None
+    """How it wants to be talked to, if it was trained to be."""
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -194,7 +197,7 @@ def _load_transformers(path: Path, name: str, device: torch.device | str, dtype:
             model, info = kind.from_pretrained(
                 path, config=config, use_safetensors=True, dtype=dtype or "auto", output_loading_info=True, **local
             )
-            tokenizer = _transformers_tokenizer(transformers, path, local)
+            tokenizer, chat = _transformers_tokenizer(transformers, path, local)
         except ModelError:
             raise
         except Exception as error:  # transformers raises whatever its parts raise
@@ -223,21 +226,28 @@ def _load_transformers(path: Path, name: str, device: torch.device | str, dtype:
         return model.base_model(input_ids=token_ids, attention_mask=mask, **extra)[0]
 
     where = torch.device(device)
-    return Host(name, model, tokenizer, where, safety.fingerprint(path), context, pad or 0, forward, body)
+    mark = safety.fingerprint(path)
+    return Host(name, model, tokenizer, where, mark, context, pad or 0, forward, body, chat=chat if causal else None)
 
 
 def _is_decoder(config: Any) -> bool:
     return any(re.search(r"(ForCausalLM|LMHeadModel)$", name) for name in config.architectures or [])
 
 
-def _transformers_tokenizer(transformers: Any, path: Path, local: dict[str, Any]) -> Tokenizer | None:
+def _transformers_tokenizer(
+    transformers: Any, path: Path, local: dict[str, Any]
+) -> tuple[Tokenizer | None, ChatForm | None]:
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")):
-        return None
+        return None, None
     wrapped = transformers.AutoTokenizer.from_pretrained(path, **local)
     raw = getattr(wrapped, "backend_tokenizer", None)
     if raw is None:
         raise ModelError(f"the tokenizer in {path} has no fast form", expected="a tokenizer.json")
-    return Tokenizer.framed(raw)
+    tokenizer = Tokenizer.framed(raw)
+    if not getattr(wrapped, "chat_template", None):
+        return tokenizer, None
+    form = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    return tokenizer, ChatForm(tokenizer, lambda messages: wrapped.apply_chat_template(messages, **form))
 
 
 @contextmanager
@@ -262,7 +272,7 @@ def _quiet() -> Iterator[Any]:
 def _from_hub(name: str, path: Path) -> Path:
     try:
         # Nothing but text and safetensors is ever fetched.
-        return hub.download(name, ("*.json", "*.safetensors", "*.txt", "*.model"))
+        return hub.download(name, ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"))
     except ModelError as error:
         raise ModelError(
             f"no folder and no package is called {name!r}, and {error.problem}",

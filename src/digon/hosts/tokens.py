@@ -1,5 +1,6 @@
 """Text to token ids and back to what each token shows, with the ids that frame every context."""
 
+import re
 from collections.abc import Sequence
 
 import tokenizers
@@ -22,6 +23,8 @@ class Tokenizer:
         added = raw.get_added_tokens_decoder()
         self.special_ids = frozenset({*prefix, *suffix, *(i for i, token in added.items() if token.special)})
         self._raw = raw
+        names = [t.content for t in added.values() if len(t.content.strip()) > 1]
+        self._names = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True)))) if names else None
         self._byte_level = "ByteLevel" in str(raw.decoder)
         raw.no_truncation()
         raw.no_padding()
@@ -42,6 +45,22 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without frame."""
         return [encoding.ids for encoding in self._raw.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text in which even names of added tokens that are not special stay text: each is cut in two."""
+        pieces, done = [], 0
+        while self._names and (found := self._names.search(text, done)):
+            pieces.append(text[done : found.start() + 1])
+            done = found.start() + 1
+        return [token for ids in self.encode_batch([*pieces, text[done:]]) for token in ids]
+
+    def encode_frame(self, text: str) -> list[int]:
+        """Token ids of what a model's own form puts around texts: names of special tokens in it are those tokens."""
+        self._raw.encode_special_tokens = False
+        try:
+            return self._raw.encode(text, add_special_tokens=False).ids
+        finally:
+            self._raw.encode_special_tokens = True
 
     def spans_batch(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """Characters of its text that each token of it covers, [start, stop), without frame."""

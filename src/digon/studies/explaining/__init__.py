@@ -6,5 +6,7 @@ choice     which units
 desk       the text as explainers see it, and the one seam between values of units and explanations
 words      a language model explains, simulates, judges; budget, failures, coverage
 study      the stages of a run, each of which a restart skips
+chance     how many units are explained well, and how many would be by chance
+exchange   `digon exchange`: the files of other tools
 summary    index, numbers by site, rate–distortion curve, bill, sentences
 """

@@ -60,6 +60,8 @@ class Found:
     """Correlation on the select split, by which one explainer is chosen among several."""
     coverage: Coverage | None = None
     senses: tuple[Sense, ...] = ()
+    chance: Float[Tensor, " draws"] | None = None
+    """Scores of the explanation to be told first, after permutations."""
 
     def best(self, count: int = 1) -> list[str]:
         """Explainers that do best on the select split, best first."""
@@ -175,6 +177,8 @@ class Desk:
                 {name: column[:, unit] for name, column in simulated.items()},
                 {name: values[unit] for name, values in select.items()},
             )
+            if (one := told(found.explanations, found.select)) is not None:
+                found = replace(found, chance=scores[one.explainer].null[:, unit])
             done.append(self._covered(found, values[:, unit]) if coverage else found)
         return done
 

@@ -15,6 +15,7 @@ from ... import rng
 from ...explain.signs import expanded, sides
 from .. import jobs, survey
 from ..sources import columns
+from . import chance
 from .desk import key_of, measurements, neighbors, side_of
 from .settings import ExplainRun
 from .work import CHUNK, Chunk, Work, surveyed
@@ -59,7 +60,7 @@ def explain(work: Work, chunk: Chunk) -> None:
     real = torch.stack([side_of(values[:, place], sign) for place, sign in zip(places, signs, strict=True)], 1)
     first = chunk.number * CHUNK
     found = work.desk.explain(real, config.rungs, coverage=config.coverage, first=first, owners=places)
-    cards, chosen, network = [], {}, work.network
+    cards, chosen, draws, network = [], {}, {}, work.network
     for column, (place, sign) in enumerate(zip(places, signs, strict=True)):
         unit = chunk.units[place]
         if config.ablation and network is not None:
@@ -70,6 +71,9 @@ def explain(work: Work, chunk: Chunk) -> None:
         card = work.desk.card(source, unit, real[:, column], found[column], known, near[place], sign, promoted)
         cards.append(card)
         chosen[key_of(card)] = found[column].select
+        if (by_chance := found[column].chance) is not None:
+            draws[key_of(card)] = by_chance
+    chance.keep(work.run, chunk.name, draws)
     work.run.write_json(f"chosen/{chunk.name}", chosen)
     work.run.write_json(f"cards/{chunk.name}", cards)
 

@@ -64,7 +64,8 @@ class WordsConfig:
     simulator_model: str | None = None
     """Another one that simulates and judges."""
     local: str | None = None
-    """A folder with a language model in the format of transformers, which explains and simulates in this process."""
+    """A folder with a language model in the format of transformers, which explains and simulates in this process; asked in
+    its own chat template where it has one."""
     best_of: int = 1
     """Descriptions per unit, of which the one that simulates best on the select split is kept."""
     revise: bool = False

@@ -8,7 +8,7 @@ explanation has, as they never vary there, are left out and counted.
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ...records import Explanation, Measurement, Series, UnitCard
 from ...store.runs import Run
 from .. import report
 from ..commands import command
+from . import chance
 from .bill import Heard
 from .desk import key_of
 from .desk import told as told_first
@@ -42,22 +43,31 @@ def write(work: Work, chunks: Sequence[Chunk], heard: Heard | None, notes: Seque
     for chunk in chunks:
         cards[chunk.source.site] += run.read_json(f"cards/{chunk.name}", list[UnitCard])
         chosen[chunk.source.site] |= run.read_json(f"chosen/{chunk.name}", Chosen)
-    measured = write_tables(run, cards, chosen, seed)
+    names = {site: [chunk.name for chunk in chunks if chunk.source.site == site] for site in sites}
+    more = {site: chance.above(run, names[site], cards[site], chosen[site]) for site in sites}
+    measured = write_tables(run, cards, chosen, seed, more)
     run.write_json("overview", {"sentences": _sentences(measured, notes, heard)})
     run.write_json("facts", _facts(work, sites, heard))
 
 
 def write_tables(
-    run: Run, cards: dict[str, list[UnitCard]], chosen: dict[str, Chosen], seed: int
+    run: Run,
+    cards: dict[str, list[UnitCard]],
+    chosen: dict[str, Chosen],
+    seed: int,
+    more: Mapping[str, list[Measurement]] | None = None,
 ) -> dict[str, list[Measurement]]:
-    """Write units.parquet, explanations.parquet, measurements.parquet and curves.json; returns the numbers by site."""
+    """Write units.parquet, explanations.parquet, measurements.parquet and curves.json; returns the numbers by site.
+
+    `more` are numbers of the sites beside those of the cards.
+    """
     everything = [card for own in cards.values() for card in own]
     if everything:
         run.write_table("units", _index(everything, chosen))
     rows = _explanations(everything, chosen)
     if rows["unit"].size:
         run.write_table("explanations", rows)
-    measured = {site: _measured(own, seed) for site, own in cards.items()}
+    measured = {site: _measured(own, seed) + (more or {}).get(site, []) for site, own in cards.items()}
     if any(measured.values()):
         report.write_measurements(run, measured)
     run.write_json("curves", [curve(site, own, chosen.get(site, {}), seed) for site, own in cards.items()])
@@ -231,7 +241,10 @@ def _sentences(
             f"{name} {m.value:.2f}" for name, m in sorted(known.items(), key=lambda kv: -kv[1].value) if name != first
         ]
         lines.append(
-            {"about": "explanation", "text": text + "." + (f" The others: {', '.join(rest)}." if rest else "")}
+            {
+                "about": "explanation",
+                "text": text + "." + (f" The others: {', '.join(rest)}." if rest else "") + chance.said(found),
+            }
         )
         lines += _survives(site, by_name)
     words = [*heard.sentences, *(by_choice(site, found) for site, found in measured.items())] if heard else []
