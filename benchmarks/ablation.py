@@ -2,10 +2,10 @@
 
 Neurons, directions and latents of every layer are explained by token look-up and n-grams, and by the truth with so much noise
 that ρ is known. Each simulation is scored twice, on top-and-random excerpts and on random ones alone: correlation, and
-ablation score on the same contexts after calibration. Means over units, intervals by bootstrap over units. Directions are
-those that look-ups explain best, found and written as `digon directions` does; latents are those of an autoencoder; the fit
-split of each seed makes both. Bills et al. 2023 report for neurons that ρ = .9 goes with an ablation score of .6 on
-top-and-random and of .3 on random excerpts.
+ablation score on the same contexts after calibration. Means with intervals by bootstrap over the n simulations: one per unit
+and explainer, five per unit with noise. Directions are those that look-ups explain best, found and written as `digon
+directions` does; latents are those of an autoencoder; the fit split of each seed makes both. Bills et al. 2023 report for
+neurons that ρ = .9 goes with an ablation score of .6 on top-and-random and of .3 on random excerpts.
 
     digon demo                                                    trains the network, once
     OMP_NUM_THREADS=1 python benchmarks/ablation.py runs/demo-tinylm [--md docs/results/ablation.md]
