@@ -20,6 +20,16 @@ def test_for_monosemantic_silent_for_rotated_and_null(seed):
         assert verdict[name].excludes == ("monosemantic",)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_nineteen_rotations_of_wide_sites_are_enough(seed):
+    wide = privileged_basis(Evidence(causes.monosemantic(2000, 200, seed).activations, seed))
+    assert wide.statistic is not None
+    assert wide.statistic.p == 0.05  # the least that 19 rotations can give
+    assert (wide.verdict, wide.excludes) == ("for", ("none",))
+    turned = privileged_basis(Evidence(causes.rotated(2000, 200, seed).activations, seed))
+    assert (turned.verdict, turned.excludes) == ("silent", ("monosemantic",))
+
+
 def test_not_applicable_with_few_rows():
     check = privileged_basis(Evidence(causes.rotated(40, 16, 0).activations, 0))
     assert check.verdict == "not applicable"

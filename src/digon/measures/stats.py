@@ -156,8 +156,8 @@ def permutation_p(observed: Float[Tensor, "*units"], null: Float[Tensor, "draws 
     >>> permutation_p(torch.tensor(2.0), torch.tensor([1.0, 3.0, 0.0]))
     tensor(0.5000)
     """
-    p = (1 + (null >= observed).sum(0)) / (1 + len(null))
-    return torch.where(observed.isnan(), math.nan, p.to(observed.dtype))
+    p = (1 + (null >= observed).sum(0)).to(observed.dtype) / (1 + len(null))
+    return torch.where(observed.isnan(), math.nan, p)
 
 
 def benjamini_hochberg(p: Float[Tensor, " units"], level: float = 0.05) -> Bool[Tensor, " units"]:
