@@ -7,7 +7,7 @@ import torch
 
 from digon import rng
 from digon.coders import formats
-from digon.coders.sae import SAE
+from digon.coders.sae import SAE, SAEConfig
 from digon.errors import CorruptError, ModelError, PathError
 
 ARCHITECTURES = {
@@ -87,6 +87,12 @@ def test_files_of_other_tools(written, b_dec, rescale):
     torch.testing.assert_close(read.decode(read.encode(X)), plain(path, X), rtol=1e-4, atol=1e-5)
     assert read.config.l0 == (3 if sae.config.activation == "topk" else None)
     assert read.config.activation == {"batchtopk": "jumprelu"}.get(sae.config.activation, sae.config.activation)
+
+
+def test_an_autoencoder_without_a_target_comes_back(tmp_path):
+    sae = SAE(SAEConfig(8, 16, l0=None, activation="relu"))
+    formats.save(sae, tmp_path / "sae")
+    assert formats.load(tmp_path / "sae").config == sae.config
 
 
 def test_damage_is_named(written):

@@ -225,6 +225,9 @@ def test_a_score_excludes_what_is_missing_and_says_how_much_it_could_matter():
     assert math.isnan(nothing.value)
     assert nothing.high == pytest.approx(1.0)
     assert math.isnan(correlation(np.ones(3), np.arange(3.0)))
+    assert math.isnan(correlation(np.full(3, 0.1), np.arange(3.0)))
+    faint, rising = 1e-9 * np.arange(3.0), 1e-5 * np.arange(3.0)
+    assert correlation(faint, rising) == pytest.approx(1.0)
 
 
 def test_levels_by_hand():

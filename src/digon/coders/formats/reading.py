@@ -75,7 +75,8 @@ def untouched(file: Path, own: dict[str, Any]) -> bool:
 def settings_of(own: dict[str, Any], file: Path) -> SAEConfig | None:
     """All settings of an SAE, from digon's notes in a file. Raises: CorruptError."""
     try:
-        return from_dict(SAEConfig, own["config"]) if "config" in own else None
+        # what is None is not written
+        return from_dict(SAEConfig, {"l0": None} | own["config"]) if "config" in own else None
     except ConfigError as error:
         raise CorruptError(f"{file} is damaged: {error.problem}", expected=error.expected) from None
 

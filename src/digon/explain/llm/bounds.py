@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from ...records import Measurement
 
 ROUNDS = 200
+ROUNDING = 1e-24
+"""Share of the sum of squares below which the spread about the mean is rounding."""
 Values = NDArray[np.float64]
 
 
@@ -63,9 +65,10 @@ def correlation(a: Values, m: Values) -> float:
     """Pearson correlation; NaN where a side is constant or shorter than two."""
     if len(a) < 2:
         return math.nan
-    a, m = a - a.mean(), m - m.mean()
-    norm = float(np.sqrt((a @ a) * (m @ m)))
-    return float(a @ m) / norm if norm > 1e-12 else math.nan
+    x, y = a - a.mean(), m - m.mean()
+    left, right = float(x @ x), float(y @ y)
+    varies = left > ROUNDING * float(a @ a) and right > ROUNDING * float(m @ m)
+    return float(x @ y) / math.sqrt(left) / math.sqrt(right) if varies else math.nan
 
 
 def _best(real: Values, simulated: Values, gone: NDArray[np.bool_], scale: float) -> float:
