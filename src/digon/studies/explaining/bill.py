@@ -14,6 +14,7 @@ from ...store.runs import Run
 from .desk import key_of
 from .settings import WordsConfig
 from .voices import Voices
+from .work import counted
 
 NAME = "words"
 """The explainer's name in cards and tables."""
@@ -144,10 +145,10 @@ def _sentences(
     if tally.introduction:
         bill = tally.totals
         seen = "" if math.isnan(coverage) else f" {100 * coverage:.1f} % of the scored tokens got a simulated value."
-        dollars = f" and ${bill.usd:.4f}" if tally.priced else ""
+        spent = [counted(bill.calls, "call"), counted(bill.tokens, "token"), *([f"${bill.usd:.4f}"] * tally.priced)]
         lines.append(
-            f"{tally.introduction}. {explained} of {units} units are in words, for {bill.calls:,} calls, {bill.tokens:,} "
-            f"tokens{dollars}.{seen}"
+            f"{tally.introduction}. {explained} of {units} units are in words, for {', '.join(spent[:-1])} and {spent[-1]}."
+            + seen
         )
     others = [f for f in failures if f["problem"] not in tally.stopped]  # what ended the stage is told by itself
     if others:
