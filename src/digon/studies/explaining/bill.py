@@ -66,7 +66,8 @@ class Tally:
             if first.model == second
             else f"{first.model} explains, {second} judges"
         )
-        self.introduction = f"{who}, at {place}" + f"; simulated values come {way}" * config.simulates
+        where = "at" if voices.client.simulates_here is None else "in"
+        self.introduction = f"{who}, {where} {place}" + f"; simulated values come {way}" * config.simulates
         if voices.client.simulates_here is not None:
             self.introduction += f"; it is asked in {'its own chat template' if voices.can.chat else 'plain text'}"
         prices = voices.client.ledger.prices
