@@ -31,7 +31,7 @@ function score(m) {
 }
 
 function provenance(p) {
-  return el("small", { class: "flag" }, `${p.model} at ${p.address}; ${p.calls} answer${p.calls === 1 ? "" : "s"}${p.method ? `; simulated by: ${p.method}` : ""}; prompt ${p.prompt.slice(0, 8)}`);
+  return el("small", { class: "flag" }, `${p.model} ${p.address.startsWith("this process") ? "in" : "at"} ${p.address}; ${p.calls} answer${p.calls === 1 ? "" : "s"}${p.method ? `; simulated by: ${p.method}` : ""}; prompt ${p.prompt.slice(0, 8)}`);
 }
 
 // Explained variance against bits: one point per explanation, the ceiling of all that see one token only.

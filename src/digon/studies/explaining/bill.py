@@ -14,6 +14,7 @@ from ...store.runs import Run
 from .desk import key_of
 from .settings import WordsConfig
 from .voices import Voices
+from .work import counted
 
 NAME = "words"
 """The explainer's name in cards and tables."""
@@ -65,7 +66,8 @@ class Tally:
             if first.model == second
             else f"{first.model} explains, {second} judges"
         )
-        self.introduction = f"{who}, at {place}" + f"; simulated values come {way}" * config.simulates
+        where = "at" if voices.client.simulates_here is None else "in"
+        self.introduction = f"{who}, {where} {place}" + f"; simulated values come {way}" * config.simulates
         if voices.client.simulates_here is not None:
             self.introduction += f"; it is asked in {'its own chat template' if voices.can.chat else 'plain text'}"
         prices = voices.client.ledger.prices
@@ -144,10 +146,10 @@ def _sentences(
     if tally.introduction:
         bill = tally.totals
         seen = "" if math.isnan(coverage) else f" {100 * coverage:.1f} % of the scored tokens got a simulated value."
-        dollars = f" and ${bill.usd:.4f}" if tally.priced else ""
+        spent = [counted(bill.calls, "call"), counted(bill.tokens, "token"), *([f"${bill.usd:.4f}"] * tally.priced)]
         lines.append(
-            f"{tally.introduction}. {explained} of {units} units are in words, for {bill.calls:,} calls, {bill.tokens:,} "
-            f"tokens{dollars}.{seen}"
+            f"{tally.introduction}. {explained} of {units} units are in words, for {', '.join(spent[:-1])} and {spent[-1]}."
+            + seen
         )
     others = [f for f in failures if f["problem"] not in tally.stopped]  # what ended the stage is told by itself
     if others:
