@@ -71,7 +71,7 @@ def one_pair(n_rows, d, seed, correlation):
 
 
 def test_independent_features_pair_up_no_more_often_than_discoveries_may_be_false():
-    worlds = [causes.rotated(2000, d, seed) for d, count in ((4, 60), (8, 40), (16, 20)) for seed in range(count)]
+    worlds = [causes.rotated(2000, d, seed) for d, count in ((4, 40), (8, 24), (16, 12)) for seed in range(count)]
     called = sum(len(blocks_of(world, seed).members) > 0 for seed, world in enumerate(worlds))
     assert called <= binom.ppf(0.99, len(worlds), 0.05)
 
