@@ -17,8 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from digon import rng
-from digon.coders.sparse import threads
+from digon import rng, threads
 from digon.explain.exemplars import Contexts, Excerpts
 from digon.explain.explainers import LADDER, Concept, Shared, fit_all
 from digon.explain.explainers.rungs import fit_shared

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ... import threads as threads
 from .engine import compiled
 from .rules import Above as Above
 from .rules import Found as Found

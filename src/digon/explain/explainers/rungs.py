@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...coders.sparse import threads
+from ... import threads
 from ..exemplars import ORDERS, Contexts
 from .backoff import BackOff
 from .base import Fitted
