@@ -5,9 +5,9 @@ from threading import get_ident
 import pytest
 import torch
 
-from digon import rng
+from digon import rng, threads
 from digon.coders import sparse
-from digon.coders.sparse import blocks, engine, kernel, threads
+from digon.coders.sparse import blocks, engine, kernel
 from digon.coders.sparse.rules import scan
 
 RULES = {
