@@ -125,6 +125,11 @@ def test_processes_write_what_one_process_writes(explained, shards, tiny, tmp_pa
     assert min(seconds) > 0
 
 
+def test_fewer_than_no_processes_are_refused():
+    with pytest.raises(ConfigError, match="-1 processes"):
+        Spending(workers=-1)
+
+
 def test_a_planted_unit_is_explained_and_noise_is_not(tmp_path):
     g = torch.Generator().manual_seed(0)
     n = 6000

@@ -1,6 +1,10 @@
 """Jobs in processes: a line per finished one, and what a kill, a failure or a damaged file leaves."""
 
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +83,50 @@ def test_what_a_task_refuses_is_refused_in_the_same_words(workers):
     with pytest.raises(ConfigError) as error:
         list(spread(refused, [1, 2, 3], workers))
     assert (error.value.problem, error.value.expected, error.value.hint) == ("2 is even", "an odd number", "add one")
+
+
+ENDLESS = """
+import os, sys, time
+from digon.studies.jobs import spread
+
+def told(path):
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
+    return path
+
+if __name__ == "__main__":
+    for _ in spread(told, sys.argv[1:], 1):
+        time.sleep(60)
+"""
+
+
+def test_workers_end_when_the_run_is_killed(tmp_path):
+    script, told = tmp_path / "endless.py", tmp_path / "pid"
+    script.write_text(ENDLESS)
+    run = subprocess.Popen([sys.executable, str(script), str(told)])
+    try:
+        assert soon(lambda: told.is_file() and told.read_text() != "")
+        worker = int(told.read_text())
+        assert alive(worker)
+    finally:
+        run.kill()
+        run.wait()
+    assert soon(lambda: not alive(worker))
+
+
+def soon(so, seconds=60):
+    end = time.monotonic() + seconds
+    while not so() and time.monotonic() < end:
+        time.sleep(0.1)
+    return so()
+
+
+def alive(process):
+    """Whether it runs; one that nobody has waited for does not."""
+    state = Path(f"/proc/{process}/stat")
+    if not state.parent.parent.joinpath("self").exists():
+        pytest.skip("no /proc on this system")
+    try:
+        return state.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

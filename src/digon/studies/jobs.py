@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -169,6 +170,15 @@ def _single_threads() -> Iterator[None]:
 def _quiet() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

@@ -134,7 +134,9 @@ class Spending:
     """Where calls and answers are kept, so that none is paid twice; none: in the run. Several runs may share one."""
 
     def __post_init__(self) -> None:
-        """Raises: ConfigError if no call could ever be made, or none ever end."""
+        """Raises: ConfigError if no call could ever be made, or none ever end; for fewer than no processes."""
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"{self.workers} processes", expected="--workers from 0")
         if self.concurrency < 1 or not self.timeout > 0 or (self.per_minute is not None and not self.per_minute > 0):
             raise ConfigError(
                 f"{self.concurrency} calls at once, {self.per_minute} per minute, {self.timeout:g} s each",

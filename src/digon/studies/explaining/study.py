@@ -2,7 +2,7 @@
 
 1. target      the rows; of a network, its sites are harvested first       -> activations/
 2. survey      numbers of all units, where the choice of units needs them  -> survey/<site>.parquet
-3. explain     chunk by chunk: explanations without a language model       -> cards/<site>/<chunk>.json, chosen/…
+3. explain     chunk by chunk: explanations without a language model       -> cards/<site>/<chunk>.json, chosen/…, chance/…
 4. words       chunk by chunk: a language model explains and is judged     -> the same cards, words/<site>/<chunk>.json
 5. report      index, numbers by site, curve, bill, sentences              -> *.parquet, *.json
 
